@@ -1,0 +1,69 @@
+# Every target makes the environment it needs; nothing but Python >= 3.11 and make is expected.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install dev serve test check lint format types imports size bench prove train lock clean
+
+help:            ## list the targets
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Headgate needs Python 3.11 or newer; run: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Python has no venv module here; on Debian: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.base: requirements/base.txt pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes -r requirements/base.txt
+	$(BIN)/python tools/link.py
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.base
+	$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes -r requirements/dev.txt
+	@touch $@
+
+install: $(VENV)/.base ## make .venv with what serving needs
+
+dev: $(VENV)/.dev ## make .venv with what testing needs
+
+serve: $(VENV)/.base ## serve the bundled model and every backend found; ARGS="--port 8080"
+	$(BIN)/headgate serve $(ARGS)
+
+test: $(VENV)/.dev ## run the tests; ARGS="tests/core -k ids"
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint types imports size test ## everything that must be green before a commit
+
+lint: $(VENV)/.dev ## formatting and lint rules
+	$(BIN)/ruff format --check src tests tools bench
+	$(BIN)/ruff check src tests tools bench
+
+format: $(VENV)/.dev ## format the sources
+	$(BIN)/ruff format src tests tools bench
+	$(BIN)/ruff check --fix src tests tools bench
+
+types: $(VENV)/.dev ## strict type checking
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev ## the import contract of ARCHITECTURE.md
+	$(BIN)/lint-imports
+
+size: | $(BIN)/python ## file, function and parameter limits
+	$(BIN)/python tools/size.py
+
+bench: $(VENV)/.dev ## what Headgate itself costs: CPU per request and per chunk, added latency
+	$(BIN)/python -m bench.overhead $(ARGS)
+
+prove: $(VENV)/.dev ## the long proofs: kill storms, thousands of streams, 10,000 fuzzed requests
+	$(BIN)/python -m pytest -m prove --timeout 1800 $(ARGS)
+
+train: $(VENV)/.base ## retrain the bundled model (installs PyTorch)
+	$(BIN)/python -m pip install --disable-pip-version-check -q '.[train]'
+	$(BIN)/headgate train $(ARGS)
+
+lock: $(VENV)/.dev ## resolve requirements/*.txt again (needs uv)
+	tools/lock.sh
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,38 @@
+"""The call: what the api hands to the pipeline, decoded once and never changed."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from headgate.core.deadline import Deadline
+from headgate.core.request import ChatRequest, CompletionRequest, EmbeddingRequest
+
+Operation = Literal["chat", "completion", "embedding"]
+Dialect = Literal["openai", "anthropic"]
+Body = ChatRequest | CompletionRequest | EmbeddingRequest
+
+
+class Call(Struct, frozen=True, kw_only=True):
+    """One request of one caller. `raw` is the body as it came; `body` is the same, decoded."""
+
+    id: str
+    operation: Operation
+    dialect: Dialect
+    model: str
+    body: Body
+    raw: bytes
+    stream: bool
+    include_usage: bool
+    """The caller asked for usage in the stream (`stream_options.include_usage`)."""
+    deadline: Deadline
+    received: float
+    """Monotonic seconds at which the request was complete."""
+    credential: str | None = None
+    """The API key as sent. Only `pipeline/auth` reads it; it is never logged."""
+    client: str = ""
+    """The caller's address, without port."""
+    retry_count: int = 0
+    """Which retry of the client's own SDK this is (`x-stainless-retry-count`)."""
+    idempotency_key: str | None = None
+    user: str | None = None
+    tags: dict[str, str] = {}

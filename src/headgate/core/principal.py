@@ -1,0 +1,36 @@
+"""Who is calling, and what the key allows."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+Scope = Literal["inference", "admin"]
+
+
+class KeyLimits(Struct, frozen=True, forbid_unknown_fields=True):
+    """Limits of one key. None means the default of the configuration."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrency: int | None = None
+
+
+class Principal(Struct, frozen=True):
+    """A caller whose key was checked."""
+
+    key_id: str
+    tenant: str
+    scopes: frozenset[Scope]
+    name: str = ""
+    models: tuple[str, ...] | None = None
+    """Patterns of models this key may use; None: all."""
+    expires_at: float | None = None
+    """Unix seconds."""
+    limits: KeyLimits = KeyLimits()
+
+
+class KeyTable(Struct, frozen=True):
+    """A snapshot of all valid keys, by keyed hash (hex HMAC-SHA-256 of the key under the server's secret)."""
+
+    version: int
+    by_hash: dict[str, Principal]

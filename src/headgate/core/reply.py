@@ -1,0 +1,73 @@
+"""The reply owns every lease taken for a call and gives each back exactly once, whenever and however it ends."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from headgate.core.events import Stream
+from headgate.core.tasks import finish
+
+Release = Callable[[], Awaitable[None] | None]
+Header = tuple[bytes, bytes]
+
+CLOSING_SECONDS = 10.0
+"""How long all leases together may take to come back before the rest is abandoned."""
+
+
+class Reply:
+    """A head, then either `body` (whole JSON bytes) or `stream`; the only closable thing on the request path.
+
+    Whoever opens something for the call pushes its release with `own` before the next `await`. Closing runs the
+    releases in reverse order, shielded from cancellation and bounded in time. It never raises what a release raised
+    before all others have run.
+    """
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.headers: list[Header] = []
+        self.body: bytes | None = None
+        self.stream: Stream | None = None
+        self._releases: list[Release] = []
+        self.closed = False
+
+    def own(self, release: Release) -> None:
+        if self.closed:
+            raise RuntimeError("the reply is closed: nothing more can be owned by it")
+        self._releases.append(release)
+
+    async def aclose(self) -> None:
+        """Idempotent. Raises `ExceptionGroup` of what the releases raised."""
+        if self.closed:
+            return
+        self.closed = True
+        waiting, errors = self._release_until_wait()
+        if waiting is not None:
+            await finish(self._release_rest(waiting, errors), CLOSING_SECONDS)
+        elif errors:
+            raise ExceptionGroup("closing a reply", errors)
+
+    def _release_until_wait(self) -> tuple[Awaitable[None] | None, list[Exception]]:
+        """Runs synchronous releases directly: no task is needed where nothing waits."""
+        errors: list[Exception] = []
+        while self._releases:
+            try:
+                waiting = self._releases.pop()()
+            except Exception as error:  # noqa: BLE001 one release must not keep the others from running
+                errors.append(error)
+                continue
+            if waiting is not None:
+                return waiting, errors
+        return None, errors
+
+    async def _release_rest(self, waiting: Awaitable[None] | None, errors: list[Exception]) -> None:
+        while waiting is not None:
+            try:
+                await waiting
+            except asyncio.CancelledError:
+                self._release_until_wait()
+                raise
+            except Exception as error:  # noqa: BLE001 as above
+                errors.append(error)
+            waiting, more = self._release_until_wait()
+            errors.extend(more)
+        if errors:
+            raise ExceptionGroup("closing a reply", errors)
