@@ -47,6 +47,8 @@ class HeadgateError(Exception):
         self.param = param
         self.retry_after = retry_after
         """Seconds after which trying again can help."""
+        self.headers: list[tuple[bytes, bytes]] = []
+        """For the response, such as the limits that refused the call."""
         if code is not None:
             self.code = code
         if status is not None:

@@ -16,6 +16,8 @@ Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Stop = str | Annotated[list[str], Meta(max_length=16)] | None
 LogitBias = dict[str, Annotated[float, Meta(ge=-100, le=100)]]
+Prompt = str | Annotated[list[str | int | list[int]], Meta(min_length=1)]
+"""One text, several texts, one list of token ids, or several such lists; never mixed (see `prompts`)."""
 
 
 class FunctionCall(Struct, frozen=True):
@@ -115,20 +117,42 @@ class ChatRequest(Sampling, frozen=True, kw_only=True):
 
 
 class CompletionRequest(Sampling, frozen=True, kw_only=True):
-    """`POST /v1/completions`. `prompt` is text, several texts, token ids, or several lists of them."""
+    """`POST /v1/completions`."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: Prompt
     suffix: str | None = None
     echo: bool | None = None
     best_of: Count | None = None
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+
+    def __post_init__(self) -> None:
+        prompts(self.prompt, "prompt")
 
 
 class EmbeddingRequest(Struct, frozen=True, kw_only=True):
     """`POST /v1/embeddings`."""
 
     model: Name
-    input: str | list[str] | list[int] | list[list[int]]
+    input: Prompt
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None
+
+    def __post_init__(self) -> None:
+        prompts(self.input, "input")
+
+
+def prompts(given: Prompt, field: str = "prompt") -> list[str | list[int]]:
+    """Each prompt by itself: a text, or a list of token ids. Raises `ValueError` where kinds are mixed."""
+    if isinstance(given, str):
+        return [given]
+    texts = [item for item in given if isinstance(item, str)]
+    ids = [item for item in given if isinstance(item, int)]
+    lists = [item for item in given if isinstance(item, list)]
+    if len(texts) == len(given):
+        return [*texts]
+    if len(ids) == len(given):
+        return [ids]
+    if len(lists) == len(given):
+        return [*lists]
+    raise ValueError(f"`{field}` must hold only texts, only token ids, or only lists of token ids")

@@ -1,0 +1,43 @@
+"""Structured logs: one JSON object a line, event first, bounded in size; secrets and prompts have no field here."""
+
+import sys
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from headgate.core.clock import Clock
+
+Level = Literal["debug", "info", "warning", "error"]
+_RANK: dict[Level, int] = {"debug": 0, "info": 1, "warning": 2, "error": 3}
+FIELD_LIMIT = 8_192
+"""Characters kept of one text field: a traceback fits, a prompt that slipped in does not flood the disk."""
+_SECRET_FIELDS = frozenset({"authorization", "api_key", "key", "credential", "secret", "password", "cookie"})
+
+
+class Log:
+    """Writes events at or above `level`. Encoding escapes control characters, so no value can forge a line."""
+
+    def __init__(self, clock: Clock, level: Level = "info", write: Callable[[str], object] | None = None) -> None:
+        self._clock = clock
+        self._level = _RANK[level]
+        self._write = write or _to_stderr
+        self._encode = msgspec.json.Encoder(enc_hook=str).encode
+
+    def event(self, name: str, level: Level = "info", **fields: Any) -> None:
+        if _RANK[level] < self._level:
+            return
+        line: dict[str, Any] = {"event": name, "level": level, "at": round(self._clock.now(), 3)}
+        for field, value in fields.items():
+            if value is None:
+                continue
+            if field in _SECRET_FIELDS:
+                value = "[secret]"
+            elif isinstance(value, str) and len(value) > FIELD_LIMIT:
+                value = value[:FIELD_LIMIT] + "…"
+            line[field] = value
+        self._write(self._encode(line).decode() + "\n")
+
+
+def _to_stderr(line: str) -> None:
+    sys.stderr.write(line)

@@ -1,0 +1,96 @@
+"""Prometheus metrics with bounded labels. One instance per process, handed to whoever emits."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from headgate.core.usage import Receipt
+from headgate.telemetry import names
+
+_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_OVERHEAD = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1)
+LABEL_VALUES_MAX = 200
+
+
+class Bounded:
+    """At most `limit` values of a label; the rest share `other`, so a caller cannot grow the metrics page."""
+
+    def __init__(self, limit: int = LABEL_VALUES_MAX) -> None:
+        self._limit = limit
+        self._known: set[str] = set()
+
+    def __call__(self, value: str) -> str:
+        if value in self._known:
+            return value
+        if len(self._known) < self._limit:
+            self._known.add(value)
+            return value
+        return "other"
+
+
+class Metrics:
+    """Every metric of the gateway. Gauges are read from the callables in `watch` when the page is asked for."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self._calls = Counter(
+            names.CALLS, "Calls by what became of them.", ["operation", "model", "tenant", "status"], registry=r
+        )
+        self._seconds = Histogram(
+            names.CALL_SECONDS,
+            "From the request read to the reply closed.",
+            ["operation"],
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self._ttft = Histogram(
+            names.TTFT_SECONDS, "From the request read to the first piece of the answer.", ["model"],
+            buckets=_SECONDS, registry=r,
+        )  # fmt: skip
+        self._queue = Histogram(names.QUEUE_SECONDS, "Time calls waited for admission.", buckets=_SECONDS, registry=r)
+        self._overhead = Histogram(
+            names.OVERHEAD_SECONDS, "Our own time before the upstream was asked, queueing left out.",
+            buckets=_OVERHEAD, registry=r,
+        )  # fmt: skip
+        self._tokens = Counter(names.TOKENS, "Tokens metered.", ["kind", "model", "tenant"], registry=r)
+        self._cost = Counter(names.COST, "Money metered, in US dollars.", ["model", "tenant"], registry=r)
+        self._unpriced = Counter(names.UNPRICED, "Attempts whose price is not known.", ["model"], registry=r)
+        self._attempts = Counter(names.ATTEMPTS, "Attempts at backends.", ["backend", "outcome"], registry=r)
+        self._bugs = Counter(names.BUGS, "Faults of ours that a caller saw as 500.", registry=r)
+        self._model = Bounded()
+        self._tenant = Bounded()
+
+    def call(self, *, operation: str, model: str, tenant: str, status: int, seconds: float, queue_s: float) -> None:
+        self._calls.labels(operation, self._model(model), self._tenant(tenant), str(status)).inc()
+        self._seconds.labels(operation).observe(seconds)
+        self._queue.observe(queue_s)
+
+    def attempt(self, receipt: Receipt) -> None:
+        model, tenant, usage = self._model(receipt.model), self._tenant(receipt.tenant), receipt.usage
+        self._attempts.labels(receipt.backend, receipt.outcome).inc()
+        if usage.input:
+            self._tokens.labels("input", model, tenant).inc(usage.input)
+        if usage.output:
+            self._tokens.labels("output", model, tenant).inc(usage.output)
+        if receipt.cost_usd is not None:
+            self._cost.labels(model, tenant).inc(receipt.cost_usd)
+        elif usage.total:
+            self._unpriced.labels(model).inc()
+        if receipt.ttft_ms is not None:
+            self._ttft.labels(model).observe(receipt.ttft_ms / 1000)
+
+    def overhead(self, seconds: float) -> None:
+        self._overhead.observe(seconds)
+
+    def bug(self) -> None:
+        self._bugs.inc()
+
+    def watch(self, name: str, documentation: str, read: Callable[[], float]) -> None:
+        """A gauge without labels, read at scrape time."""
+        Gauge(name, documentation, registry=self.registry).set_function(read)
+
+    def page(self) -> tuple[bytes, bytes]:
+        """The exposition and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST.encode()
