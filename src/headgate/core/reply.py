@@ -10,7 +10,7 @@ Release = Callable[[], Awaitable[None] | None]
 Header = tuple[bytes, bytes]
 
 CLOSING_SECONDS = 10.0
-"""How long all leases together may take to come back before the rest is abandoned."""
+"""How long all leases together may take to come back; after that each that still waits is cut short."""
 
 
 class Reply:
@@ -18,10 +18,11 @@ class Reply:
 
     Whoever opens something for the call pushes its release with `own` before the next `await`. Closing runs the
     releases in reverse order, shielded from cancellation and bounded in time. It never raises what a release raised
-    before all others have run.
+    before all others have run; one that hangs is abandoned with a `TimeoutError` and the next gets its turn.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, closing_s: float = CLOSING_SECONDS) -> None:
+        self._closing_s = closing_s
         self.status = 200
         self.headers: list[Header] = []
         self.body: bytes | None = None
@@ -41,7 +42,7 @@ class Reply:
         self.closed = True
         waiting, errors = self._release_until_wait()
         if waiting is not None:
-            await finish(self._release_rest(waiting, errors), CLOSING_SECONDS)
+            await finish(self._release_rest(waiting, errors), self._closing_s)
         elif errors:
             raise ExceptionGroup("closing a reply", errors)
 
@@ -62,9 +63,8 @@ class Reply:
         while waiting is not None:
             try:
                 await waiting
-            except asyncio.CancelledError:
-                self._release_until_wait()
-                raise
+            except asyncio.CancelledError:  # the time is up (`finish` cancels again and again): what is left still runs
+                errors.append(TimeoutError("a release took too long and was abandoned"))
             except Exception as error:  # noqa: BLE001 as above
                 errors.append(error)
             waiting, more = self._release_until_wait()

@@ -1,4 +1,4 @@
-"""The bodies a caller may send, decoded once. Field names and limits are OpenAI's; unknown fields live on in the raw bytes.
+"""The bodies a caller may send, decoded once. Names and limits are OpenAI's; unknown fields live on in the raw bytes.
 
 Ranges are part of the types, so a wrong value is refused while decoding, with the path of the field.
 """

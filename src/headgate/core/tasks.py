@@ -48,7 +48,8 @@ class Tasks:
 async def finish(work: Coroutine[Any, Any, Any], seconds: float) -> None:
     """Runs clean-up that must end even if the caller is cancelled meanwhile; cancellation is raised again after it.
 
-    Bounded: after `seconds` the work itself is cancelled.
+    Bounded: after `seconds` the work itself is cancelled, and again every half second until it ends. What it raised is
+    raised here, or is the cause of the caller's cancellation.
     """
     task = asyncio.create_task(work)
     cancelled: asyncio.CancelledError | None = None
@@ -63,8 +64,6 @@ async def finish(work: Coroutine[Any, Any, Any], seconds: float) -> None:
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
-        if not task.cancelled():
-            task.exception()
-        raise cancelled
+        raise cancelled from (None if task.cancelled() else task.exception())
     if not task.cancelled():
         task.result()
