@@ -1,0 +1,49 @@
+"""`headgate train`: one call that trains the demonstration model and writes its folder."""
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import msgspec
+
+from headgate.core.clock import Clock, SystemClock
+
+
+class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `headgate train` can be told. `work` keeps the checkpoint; a run goes on from it when `resume` is set."""
+
+    out: str = "headgate-demo"
+    work: str = "headgate-train"
+    seed: int = 1
+    steps: int = 6000
+    minutes: float = 65.0
+    threads: int = 2
+    bfloat16: bool = True
+    vocabulary: int = 2048
+    hidden: int = 256
+    intermediate: int = 640
+    layers: int = 6
+    heads: int = 4
+    key_value_heads: int = 2
+    step_tokens: int = 8192
+    micro_tokens: int = 2560
+    muon_rate: float = 0.02
+    adam_rate: float = 0.004
+    check_every: int = 300
+    check_count: int = 40
+    table_count: int = 300
+    resume: bool = False
+
+
+class TorchMissing(RuntimeError):
+    """Training needs PyTorch: pip install 'headgate[train]'"""
+
+
+def main(settings: TrainSettings, report: Callable[[str], None], clock: Clock | None = None) -> Path:
+    """Trains by the settings and returns the model folder. Raises `TorchMissing` where PyTorch is not installed."""
+    if find_spec("torch") is None:
+        raise TorchMissing("training needs PyTorch: pip install 'headgate[train]'")
+    recipe = import_module("headgate.training.recipe")
+    folder: Path = recipe.cook(settings, report, clock or SystemClock())
+    return folder

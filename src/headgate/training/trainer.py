@@ -1,0 +1,150 @@
+"""The training loop. Needs PyTorch, which only this module and those it imports need."""
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import msgspec
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from headgate.core.clock import Clock
+from headgate.training import llama
+from headgate.training.bpe import END
+from headgate.training.evaluate import Score, score
+from headgate.training.example import Example
+from headgate.training.mixture import stream
+from headgate.training.muon import Optimiser
+from headgate.training.packing import Batch, Packer
+from headgate.training.shape import Shape
+from headgate.training.template import render_prompt
+
+Report = Callable[[str], None]
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """How long and how to train. The run ends at `steps` steps or after `minutes`, whichever comes first."""
+
+    steps: int = 6000
+    minutes: float = 65.0
+    step_tokens: int = 8192
+    micro_tokens: int = 2560
+    muon_rate: float = 0.02
+    adam_rate: float = 0.004
+    weight_decay: float = 0.02
+    warm_up: float = 0.02
+    cool_down: float = 0.4
+    threads: int = 2
+    bfloat16: bool = True
+    seed: int = 1
+    report_every: int = 25
+    check_every: int = 300
+    check_count: int = 40
+
+
+class Trained(msgspec.Struct, frozen=True):
+    """What a run gave: weights by name and what it took."""
+
+    weights: dict[str, Tensor]
+    steps: int
+    tokens: int
+    seconds: float
+
+
+def rate_scale(progress: float, warm_up: float, cool_down: float) -> float:
+    """Warm-up, a stable stretch, then a linear way down to nothing (Hu et al. 2024, arXiv 2404.06395)."""
+    if progress < warm_up:
+        return max(progress, 1e-3) / warm_up
+    return min(1.0, max(0.0, (1 - progress) / cool_down))
+
+
+class Trainer:
+    """One training run, which can stop at any step and go on from its checkpoint."""
+
+    def __init__(self, shape: Shape, plan: Plan, tokenizer: Tokenizer, clock: Clock) -> None:
+        self._shape, self._plan, self._tokenizer, self._clock = shape, plan, tokenizer, clock
+        torch.set_num_threads(plan.threads)
+        self.weights = llama.fresh(shape, plan.seed)
+        for weight in self.weights.values():
+            weight.requires_grad_()
+        self._optimiser = Optimiser(
+            self.weights, muon_rate=plan.muon_rate, adam_rate=plan.adam_rate, decay=plan.weight_decay
+        )
+        self._step, self._tokens, self._seconds = 0, 0, 0.0
+
+    def save(self, path: Path) -> None:
+        """Writes a checkpoint, replacing an older one in one move."""
+        body = {
+            "weights": {name: weight.detach() for name, weight in self.weights.items()},
+            "optimiser": self._optimiser.state(),
+            "step": self._step,
+            "tokens": self._tokens,
+            "seconds": self._seconds,
+        }
+        torch.save(body, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+
+    def load(self, path: Path) -> None:
+        """Goes on from a checkpoint. The text goes on under another seed, so that nothing is seen twice."""
+        body = torch.load(path, weights_only=True)
+        with torch.no_grad():
+            for name, weight in body["weights"].items():
+                self.weights[name].copy_(weight)
+        self._optimiser.restore(body["optimiser"])
+        self._step, self._tokens, self._seconds = body["step"], body["tokens"], body["seconds"]
+
+    def _texts(self) -> Iterator[Example]:
+        return stream(self._plan.seed * 1_000_003 + self._step)
+
+    def _learn(self, batches: list[Batch], scale: float) -> float:
+        """One step; returns the mean loss of a learnt token."""
+        learnt = sum(target >= 0 for batch in batches for target in chain.from_iterable(batch.targets))
+        total = 0.0
+        for batch in batches:
+            ids, targets = torch.tensor(batch.ids), torch.tensor(batch.targets)
+            with torch.autocast("cpu", torch.bfloat16, enabled=self._plan.bfloat16):
+                part = llama.loss(self.weights, self._shape, ids, targets) / learnt
+            part.backward()  # type: ignore[no-untyped-call,unused-ignore]
+            total += float(part.detach())
+        torch.nn.utils.clip_grad_norm_([w for w in self.weights.values() if w.grad is not None], 1.0)
+        self._optimiser.step(scale)
+        return total
+
+    def run(self, checkpoint: Path, report: Report) -> Trained:
+        """Trains to the end of the plan, with a line of progress now and then and a checkpoint at each check."""
+        plan, budget = self._plan, self._plan.minutes * 60
+        began = self._clock.monotonic() - self._seconds
+        mark, marked_tokens, losses = self._seconds, self._tokens, 0.0
+        for batches in Packer(self._tokenizer).steps(self._texts(), plan.step_tokens, plan.micro_tokens):
+            progress = max(self._step / plan.steps, self._seconds / budget)
+            if progress >= 1:
+                break
+            losses += self._learn(batches, rate_scale(progress, plan.warm_up, plan.cool_down))
+            self._step += 1
+            self._tokens += sum(len(row) for batch in batches for row in batch.ids)
+            self._seconds = self._clock.monotonic() - began
+            if self._step % plan.report_every == 0:
+                speed = (self._tokens - marked_tokens) / (self._seconds - mark)
+                left = min(budget - self._seconds, (plan.steps - self._step) * self._seconds / self._step)
+                report(
+                    f"step {self._step}  loss {losses / plan.report_every:.4f}  {speed:,.0f} tokens/s  "
+                    f"{self._tokens / 1e6:.2f} M tokens  {self._seconds / 60:.1f} min done, {left / 60:.1f} min to go"
+                )
+                mark, marked_tokens, losses = self._seconds, self._tokens, 0.0
+            if self._step % plan.check_every == 0:
+                self.save(checkpoint)
+                report("   ".join(f"{s.skill} {s.right}/{s.count}" for s in self.scores(plan.seed + 7, plan.check_count)))
+        self.save(checkpoint)
+        return Trained({k: w.detach() for k, w in self.weights.items()}, self._step, self._tokens, self._seconds)
+
+    def scores(self, seed: int, count: int) -> list[Score]:
+        """The skill table of the weights as they are, by greedy decoding in single precision."""
+        end = self._tokenizer.token_to_id(END)
+
+        def complete(example: Example) -> str:
+            ids = self._tokenizer.encode(render_prompt(example), add_special_tokens=False).ids
+            written = llama.greedy(self.weights, self._shape, [ids], end, 320)[0]
+            return str(self._tokenizer.decode(written, skip_special_tokens=False))
+
+        return score(complete, seed, count)
