@@ -1,0 +1,97 @@
+"""The settings of a backend, and the one table from kinds to what builds them."""
+
+import ssl
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from headgate.backends.http.pool import PoolSettings
+from headgate.backends.openai import OpenAIBackend, OpenAISettings
+from headgate.backends.providers import PROVIDERS
+from headgate.backends.script import Script
+from headgate.backends.scripted import ScriptedBackend
+from headgate.core.clock import Clock
+from headgate.core.deadline import Timeouts
+from headgate.core.ports import Backend
+
+
+class BackendSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One entry of `backends` in the configuration."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    kind: Literal["openai", "scripted", "embedded"] = "openai"
+    provider: str | None = None
+    """A name from the catalogue; gives `base_url` and `api_key_env` where they are not set."""
+    base_url: str | None = None
+    """Such as `http://127.0.0.1:8000/v1`. May hold `{model}` in its path."""
+    api_key_env: str | None = None
+    """The environment variable that holds the key."""
+    auth: Literal["bearer", "api-key", "none"] = "bearer"
+    organization: str | None = None
+    headers: dict[str, str] = {}
+    query: dict[str, str] = {}
+    """Added to every request's URL, such as `api-version`."""
+    models: tuple[str, ...] | None = None
+    """The models to offer; None: what the server lists."""
+    aliases: dict[str, str] = {}
+    """Names for callers, to names of the server."""
+    usage_in_stream: bool | None = None
+    """Ask for usage in streams. None: as the catalogue says, else yes."""
+    probe_path: str = "/models"
+    """What health probes ask for. Below `base_url`; with `//` in front below the server's root: `//health`."""
+    timeouts: Timeouts = Timeouts()
+    pool: PoolSettings = PoolSettings()
+    ca_file: str | None = None
+    """Certificates to trust instead of the system's."""
+    verify_tls: bool = True
+    script: Script = Script()
+    """For kind `scripted`: what it does unless a call says otherwise."""
+
+
+def build(settings: BackendSettings, clock: Clock, env: Mapping[str, str]) -> Backend:
+    """A backend for these settings. Raises `ValueError` with the remedy where they cannot work."""
+    if settings.kind == "scripted":
+        models = settings.models or ("scripted",)
+        return ScriptedBackend(clock, name=settings.name, models=models, script=settings.script)
+    if settings.kind != "openai":
+        raise ValueError(f"backend {settings.name!r}: kind {settings.kind!r} is built where the engine is")
+    try:
+        return OpenAIBackend(_openai(settings, env), clock)
+    except (ValueError, OSError, ssl.SSLError) as error:
+        raise ValueError(f"backend {settings.name!r}: {error}") from error
+
+
+def _openai(settings: BackendSettings, env: Mapping[str, str]) -> OpenAISettings:
+    provider = None
+    if settings.provider is not None:
+        provider = PROVIDERS.get(settings.provider)
+        if provider is None:
+            raise ValueError(f"no provider {settings.provider!r}; known are {', '.join(sorted(PROVIDERS))}")
+    base_url = settings.base_url or (provider.base_url if provider is not None else None)
+    if base_url is None:
+        raise ValueError("it needs a base_url or a provider")
+    variable = settings.api_key_env or (provider.api_key_env if provider is not None else None)
+    key = env.get(variable, "").strip() if variable is not None else ""
+    if variable is not None and not key:
+        raise ValueError(f"the environment variable {variable} is not set")
+    headers = dict(settings.headers)
+    if settings.organization is not None:
+        headers["openai-organization"] = settings.organization
+    in_stream = settings.usage_in_stream
+    if in_stream is None:
+        in_stream = provider.usage_in_stream if provider is not None else True
+    return OpenAISettings(
+        name=settings.name,
+        base_url=base_url,
+        api_key=key or None,
+        auth=settings.auth,
+        headers=headers,
+        query=settings.query,
+        usage_in_stream=in_stream,
+        probe_path=settings.probe_path,
+        timeouts=settings.timeouts,
+        pool=settings.pool,
+        ca_file=settings.ca_file,
+        verify=settings.verify_tls,
+    )

@@ -1,0 +1,245 @@
+"""An OpenAI stream on its way through: frames pass as they came, each looked into once for its end, usage or error.
+
+`FrameReader` is without I/O; `Relay` joins it to an exchange.
+"""
+
+from collections import deque
+
+import msgspec
+from msgspec import Raw, Struct
+
+from headgate.backends.http.exchange import Exchange
+from headgate.backends.openai_answer import Undecodable, absent, cut_short, error_in, read_usage
+from headgate.backends.sse import EventTooLarge, SseDecoder, SseEvent
+from headgate.core.errors import HeadgateError, Upstream
+from headgate.core.events import Event, Finish, FinishReason
+from headgate.core.ports import Progress
+from headgate.core.usage import Usage
+
+_REASONS: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+}
+_NOTHING = frozenset({b"", b'""', b"null", b"[]"})
+_NULL_USAGE = b',"usage":null'
+_USAGE = b'"usage"'
+
+
+class _Delta(Struct, gc=False):
+    content: Raw = Raw()
+    reasoning_content: Raw = Raw()
+    reasoning: Raw = Raw()
+    tool_calls: Raw = Raw()
+    function_call: Raw = Raw()
+    refusal: Raw = Raw()
+
+    def says_something(self) -> bool:
+        return (
+            bytes(self.content) not in _NOTHING
+            or bytes(self.tool_calls) not in _NOTHING
+            or bytes(self.reasoning_content) not in _NOTHING
+            or bytes(self.reasoning) not in _NOTHING
+            or bytes(self.refusal) not in _NOTHING
+            or bytes(self.function_call) not in _NOTHING
+        )
+
+
+class _Choice(Struct, gc=False):
+    index: int = 0
+    finish_reason: str | None = None
+    delta: _Delta | None = None
+    text: Raw = Raw()
+
+
+class _Chunk(Struct, gc=False):
+    choices: list[_Choice] | None = None
+    usage: Raw = Raw()
+    error: Raw = Raw()
+
+
+_chunk = msgspec.json.Decoder(_Chunk)
+_members = msgspec.json.Decoder(dict[str, Raw])
+
+
+class Expectation(Struct, frozen=True):
+    """What the caller asked for."""
+
+    choices: int = 1
+    usage: bool = False
+    """The caller wants to see usage in the stream."""
+    secret: str = ""
+    """The upstream's key, kept out of error texts."""
+
+
+class FrameReader:
+    """Bytes in, items out: `bytes` (whole frames, LF only, without `[DONE]`) and events.
+
+    A failure is kept in `error`, to be raised after the items before it. `ended`: by `[DONE]`, a failure or `finish`.
+    """
+
+    def __init__(self, expected: Expectation, progress: Progress) -> None:
+        self._expected = expected
+        self._progress = progress
+        self._decoder = SseDecoder()
+        self._seen: set[int] = set()
+        self._finished: set[int] = set()
+        self._usage: Usage | None = None
+        self.ended = False
+        self.error: HeadgateError | None = None
+        self.frames = 0
+
+    def feed(self, data: bytes) -> list[Event | bytes]:
+        try:
+            events = self._decoder.feed(data)
+        except EventTooLarge as error:
+            self._fail(Upstream("the model server sent an event that is too large", code="upstream_bad_answer"), error)
+            return []
+        return self._read(events)
+
+    def finish(self) -> list[Event | bytes]:
+        """The body has ended. Without `[DONE]` the answer is complete only if every choice said that it is."""
+        if self.ended:
+            return []
+        items = self._read(self._decoder.finish(), last=True)
+        if not self.ended:
+            if self._finished == set(range(self._expected.choices)) and self._seen == self._finished:
+                items += self._end()
+            else:
+                self._fail(cut_short(), None)
+        return items
+
+    def _read(self, events: list[SseEvent], *, last: bool = False) -> list[Event | bytes]:
+        frames: list[bytes] = []
+        items: list[Event | bytes] = []
+        for event in events:
+            if self.ended:
+                break
+            if event.data.startswith(b"[DONE]"):
+                items += self._done()
+                break
+            try:
+                frame = self._frame(event, items)
+            except HeadgateError as error:
+                cut = last and error.code == "upstream_bad_answer"  # a piece of an event at the very end
+                self._fail(cut_short() if cut else error, error.__cause__)
+                break
+            if frame is not None:
+                frames.append(b"data: %b\n\n" % frame)
+        if frames:
+            items.insert(0, frames[0] if len(frames) == 1 else b"".join(frames))
+        return items
+
+    def _frame(self, event: SseEvent, items: list[Event | bytes]) -> bytes | None:
+        """Looks into one frame: its events are added to `items`, and what the caller shall see of it is returned."""
+        data = event.data
+        try:
+            if not data.isascii():
+                data.decode()
+            chunk = _chunk.decode(data)
+        except Undecodable as error:
+            raise Upstream("the model server sent an event that is not JSON", code="upstream_bad_answer") from error
+        if event.event == b"error" or not absent(chunk.error):
+            raise error_in(chunk.error if not absent(chunk.error) else Raw(data), self._expected.secret)
+        self.frames += 1
+        choices = chunk.choices
+        if choices:
+            for choice in choices:
+                self._look_at(choice, items)
+        elif choices is None and absent(chunk.usage):
+            raise Upstream("the model server sent an event that is no chunk", code="upstream_bad_answer")
+        if not absent(chunk.usage):
+            self._usage = read_usage(chunk.usage, self._progress.input_tokens, self._counted) or self._usage
+        if b"\n" in data:
+            data = data.replace(b"\n", b" ")  # between JSON's tokens only: inside a string it would not have parsed
+        if self._expected.usage or _USAGE not in data:
+            return data
+        return None if not choices and not absent(chunk.usage) else _without_usage(data)
+
+    def _counted(self) -> int:
+        return self._progress.output_tokens
+
+    def _look_at(self, choice: _Choice, items: list[Event | bytes]) -> None:
+        index = choice.index
+        self._seen.add(index)
+        delta = choice.delta
+        if (delta is not None and delta.says_something()) or bytes(choice.text) not in _NOTHING:
+            self._progress.output_tokens += 1
+        if choice.finish_reason and index not in self._finished:
+            self._finished.add(index)
+            items.append(Finish(_REASONS.get(choice.finish_reason, "stop"), index))
+
+    def _done(self) -> list[Event | bytes]:
+        if not self._seen:
+            self._fail(Upstream("the model server's answer holds no result", code="upstream_bad_answer"), None)
+            return []
+        items: list[Event | bytes] = [Finish("stop", index) for index in sorted(self._seen - self._finished)]
+        return items + self._end()
+
+    def _end(self) -> list[Event | bytes]:
+        self.ended = True
+        progress = self._progress
+        if self._usage is None:
+            return [Usage(input=progress.input_tokens, output=progress.output_tokens, estimated=True)]
+        return [self._usage]
+
+    def _fail(self, error: HeadgateError, cause: BaseException | None) -> None:
+        error.__cause__ = cause
+        self.error = error
+        self.ended = True
+
+
+def _without_usage(data: bytes) -> bytes:
+    # A quote inside a JSON string is escaped, so this text can only be a member of an object.
+    data = data.replace(_NULL_USAGE, b"")
+    if _USAGE not in data:
+        return data
+    members = _members.decode(data)
+    members.pop("usage", None)
+    return msgspec.json.encode(members)
+
+
+class Relay:
+    """The stream of an answer. Ends the exchange when it ends, and at once when it is closed or cancelled."""
+
+    def __init__(self, exchange: Exchange, reader: FrameReader) -> None:
+        self._exchange = exchange
+        self._reader = reader
+        self._items: deque[Event | bytes] = deque()
+
+    def __aiter__(self) -> "Relay":
+        return self
+
+    async def __anext__(self) -> Event | bytes:
+        items, reader = self._items, self._reader
+        while not items:
+            if reader.ended:
+                self._settle()
+                if reader.error is not None:
+                    raise reader.error
+                raise StopAsyncIteration
+            known = reader.frames
+            try:
+                data = await self._exchange.__anext__()
+            except StopAsyncIteration:
+                items.extend(reader.finish())
+                continue
+            items.extend(reader.feed(data))
+            if reader.frames != known:
+                self._exchange.progress()  # comments keep a connection alive, not an answer
+        return items.popleft()
+
+    def _settle(self) -> None:
+        if self._reader.error is None:
+            self._exchange.drain()
+        else:
+            self._exchange.abort()
+
+    async def aclose(self) -> None:
+        if self._exchange.open:
+            if self._reader.ended:
+                self._settle()
+            else:
+                self._exchange.abort()

@@ -1,0 +1,371 @@
+"""What the fake upstream does, by the name of the model. Each behaviour writes its answer and says whether to go on."""
+
+import asyncio
+import gzip
+import json
+import socket
+import struct
+from typing import Any
+
+
+class Exchange:
+    """One request on its way to an answer."""
+
+    def __init__(self, writer: asyncio.StreamWriter, stats: Any, request: dict) -> None:
+        self.writer = writer
+        self.stats = stats
+        self.request = request
+        self.path = ""
+        self.options: dict[str, str] = {}
+
+    async def write(self, data: bytes) -> None:
+        self.writer.write(data)
+        self.stats.sent += len(data)
+        await self.writer.drain()
+
+    async def head(self, status: int = 200, headers: dict[str, str] | None = None, framing: str = "chunked") -> None:
+        lines = [f"HTTP/1.1 {status} Status"]
+        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+        if framing == "chunked":
+            lines.append("transfer-encoding: chunked")
+        elif framing != "none":
+            lines.append(f"content-length: {framing}")
+        await self.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+
+    async def piece(self, data: bytes) -> None:
+        await self.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    async def end(self) -> bool:
+        await self.write(b"0\r\n\r\n")
+        return True
+
+    async def body(
+        self, data: bytes, kind: str = "application/json", status: int = 200, headers: dict[str, str] | None = None
+    ) -> bool:
+        await self.head(status, {"content-type": kind, **(headers or {})}, str(len(data)))
+        await self.write(data)
+        return True
+
+    async def json(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> bool:
+        return await self.body(json.dumps(value).encode(), status=status, headers=headers)
+
+    async def sse_head(self) -> None:
+        await self.head(200, {"content-type": "text/event-stream"})
+
+    def reset(self) -> None:
+        peer = self.writer.get_extra_info("socket")
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+    def number(self, name: str, default: int) -> int:
+        return int(self.options.get(name, default))
+
+    @property
+    def streaming(self) -> bool:
+        return bool(self.request.get("stream"))
+
+
+def last_user_text(request: dict) -> str:
+    for message in reversed(request.get("messages", [])):
+        if message.get("role") == "user":
+            content = message.get("content")
+            return content if isinstance(content, str) else json.dumps(content)
+    return str(request.get("prompt", ""))
+
+
+def chunk(choices: list[dict], **more: Any) -> bytes:
+    value = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "up", "choices": choices}
+    return json.dumps({**value, **more}, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def delta(text: str, index: int = 0, finish: str | None = None, **more: Any) -> bytes:
+    inner = {"content": text} if text or finish is None else {}
+    return chunk([{"index": index, "delta": inner, "logprobs": None, "finish_reason": finish}], **more)
+
+
+def words(exchange: Exchange) -> list[str]:
+    count = exchange.number("tokens", 0)
+    if count:
+        return [f"t{number} " for number in range(count)]
+    text = last_user_text(exchange.request) or "hello there"
+    return [text[place : place + 3] for place in range(0, len(text), 3)]
+
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+
+
+def chunks(exchange: Exchange) -> list[bytes]:
+    """The data of a good stream, `[DONE]` included."""
+    asked = bool((exchange.request.get("stream_options") or {}).get("include_usage"))
+    more: dict[str, Any] = {"usage": None} if asked else {}
+    count = exchange.request.get("n") or 1
+    out = [delta("", index, **more) for index in range(count)]
+    out += [delta(word, index, **more) for word in words(exchange) for index in range(count)]
+    out += [delta("", index, "stop", **more) for index in range(count)]
+    if asked:
+        out.append(chunk([], usage=USAGE))
+    return [*out, b"[DONE]"]
+
+
+def whole(exchange: Exchange, **more: Any) -> dict:
+    text = "".join(words(exchange))
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    answer = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "up", "choices": [choice]}
+    return {**answer, "usage": USAGE, **more}
+
+
+async def ok(exchange: Exchange) -> bool:
+    if exchange.path.endswith("/embeddings"):
+        entry = {"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}
+        usage = {"prompt_tokens": 4, "total_tokens": 4}
+        return await exchange.json({"object": "list", "data": [entry], "model": "up", "usage": usage})
+    if not exchange.streaming:
+        headers = {"x-request-id": "up-1", "openai-processing-ms": "5", "set-cookie": "a=b", "server": "secret"}
+        return await exchange.json(whole(exchange), headers=headers)
+    await exchange.sse_head()
+    pause = exchange.number("ms", 0) / 1000
+    for data in chunks(exchange):
+        await exchange.piece(b"data: " + data + b"\n\n")
+        if pause:
+            await asyncio.sleep(pause)
+    return await exchange.end()
+
+
+def framed(line_end: bytes, name: bytes = b"data: ", before: bytes = b"") -> Any:
+    async def run(exchange: Exchange) -> bool:
+        await exchange.sse_head()
+        stream = before + b"".join(name + data + line_end * 2 for data in chunks(exchange))
+        size = exchange.number("cut", 7)
+        for place in range(0, len(stream), size):
+            await exchange.piece(stream[place : place + size])
+        return await exchange.end()
+
+    return run
+
+
+async def multiline(exchange: Exchange) -> bool:
+    await exchange.sse_head()
+    for data in chunks(exchange):
+        lines = b"".join(b"data: " + line + b"\n" for line in data.replace(b',"choices"', b',\n"choices"').split(b"\n"))
+        await exchange.piece(b"id: 3\nretry: 5\n: note\n" + lines + b"\n")
+    return await exchange.end()
+
+
+def events(*data: bytes, end: bool = True, reset: bool = False) -> Any:
+    """Writes this as a stream's body."""
+
+    async def run(exchange: Exchange) -> bool:
+        await exchange.sse_head()
+        for part in data:
+            await exchange.piece(part)
+        if reset:
+            await asyncio.sleep(0.05)
+            exchange.reset()
+        return await exchange.end() if end else False
+
+    return run
+
+
+def answer(data: bytes, kind: str = "application/json") -> Any:
+    async def run(exchange: Exchange) -> bool:
+        return await exchange.body(data, kind)
+
+    return run
+
+
+def raw(data: bytes, *, reset: bool = False, again: bool = False) -> Any:
+    async def run(exchange: Exchange) -> bool:
+        if data:
+            await exchange.write(data)
+        if reset:
+            exchange.reset()
+        return again
+
+    return run
+
+
+async def status(exchange: Exchange) -> bool:
+    code = exchange.number("code", 500)
+    names = {"after": "retry-after", "ms": "retry-after-ms"}
+    headers = {
+        header: exchange.options[key].replace("_", " ") for key, header in names.items() if key in exchange.options
+    }
+    if code // 100 == 3:
+        headers["location"] = "http://169.254.169.254/latest/meta-data/"
+    inner = {"message": f"upstream says {code}", "type": "x", "param": "messages", "code": exchange.options.get("why")}
+    return await exchange.json({"error": inner}, status=code, headers=headers)
+
+
+async def echo_key(exchange: Exchange) -> bool:
+    """Refuses and repeats the key it was given, as careless servers do."""
+    key = dict((name.lower(), value) for name, value in exchange.stats.last["headers"]).get("authorization", "")
+    return await exchange.json({"error": {"message": f"bad request with {key}"}}, status=exchange.number("code", 400))
+
+
+async def slow_head(exchange: Exchange) -> bool:
+    await asyncio.sleep(exchange.number("ms", 60_000) / 1000)
+    return await ok(exchange)
+
+
+async def stall(exchange: Exchange) -> bool:
+    await exchange.sse_head()
+    await exchange.piece(b"data: " + delta("first") + b"\n\n")
+    await asyncio.sleep(3600)
+    return False
+
+
+async def comments(exchange: Exchange) -> bool:
+    await exchange.sse_head()
+    while True:
+        await exchange.piece(b": still there\n\n")
+        await asyncio.sleep(0.02)
+
+
+async def endless(exchange: Exchange) -> bool:
+    await exchange.sse_head()
+    data = b"data: " + delta("x" * 1000) + b"\n\n"
+    while True:
+        await exchange.piece(data)
+
+
+async def endless_line(exchange: Exchange) -> bool:
+    await exchange.sse_head()
+    await exchange.piece(b"data: ")
+    while True:
+        await exchange.piece(b"x" * 65536)
+
+
+async def big_json(exchange: Exchange) -> bool:
+    return await exchange.json(whole(exchange, padding="x" * exchange.number("size", 1000)))
+
+
+async def endless_json(exchange: Exchange) -> bool:
+    await exchange.head(200, {"content-type": "application/json"})
+    while True:
+        await exchange.piece(b" " * 65536)
+
+
+async def zipped(exchange: Exchange) -> bool:
+    data = gzip.compress(json.dumps(whole(exchange)).encode())
+    return await exchange.body(data, headers={"content-encoding": "gzip"})
+
+
+async def many_headers(exchange: Exchange) -> bool:
+    return await exchange.json(whole(exchange), headers={f"x-{number}": "1" for number in range(20_000)})
+
+
+async def huge_header(exchange: Exchange) -> bool:
+    return await exchange.json(whole(exchange), headers={"x-big": "a" * 1_000_000})
+
+
+async def close_delimited(exchange: Exchange) -> bool:
+    await exchange.head(200, {"content-type": "application/json", "connection": "close"}, "none")
+    await exchange.write(json.dumps(whole(exchange)).encode())
+    return False
+
+
+async def extra_bytes(exchange: Exchange) -> bool:
+    await ok(exchange)
+    await exchange.write(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nfor-them")
+    return True
+
+
+async def then_close(exchange: Exchange) -> bool:
+    """Promises to stay, and leaves: what a pool finds when it was idle for too long."""
+    await ok(exchange)
+    return False
+
+
+async def early(exchange: Exchange) -> bool:
+    for _ in range(3):
+        await exchange.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    return await ok(exchange)
+
+
+async def usage(exchange: Exchange) -> bool:
+    """`is=missing|absurd|last|null|spaced`: the ways in which servers tell usage, or do not."""
+    kind = exchange.options.get("is", "missing")
+    absurd = {"prompt_tokens": -5, "completion_tokens": 999_999_999, "total_tokens": "many"}
+    if not exchange.streaming:
+        value = whole(exchange)
+        value["usage"] = {"missing": None, "absurd": absurd}.get(kind, USAGE)
+        return await exchange.json(value)
+    await exchange.sse_head()
+    frames = [delta("a"), delta("b"), delta("", 0, "stop")]
+    if kind == "absurd":
+        frames.append(chunk([], usage=absurd))
+    elif kind == "last":
+        frames[-1] = delta("", 0, "stop", usage=USAGE)
+    elif kind == "null":
+        frames = [
+            delta('say ,"usage":null twice', usage=None),
+            delta("", 0, "stop", usage=None),
+            chunk([], usage=USAGE),
+        ]
+    elif kind == "spaced":
+        frames = [json.dumps({"usage": None, **json.loads(frame)}).encode() for frame in frames]
+    for frame in [*frames, b"[DONE]"]:
+        await exchange.piece(b"data: " + frame + b"\n\n")
+    return await exchange.end()
+
+
+async def no_stream_options(exchange: Exchange) -> bool:
+    if "stream_options" in exchange.request:
+        return await exchange.json({"error": {"message": "unknown field stream_options"}}, status=400)
+    return await ok(exchange)
+
+
+def _tool(position: int, arguments: str, name: str | None = None) -> bytes:
+    call: dict[str, Any] = {"index": position, "function": {"arguments": arguments}}
+    if name is not None:
+        call.update(id=f"call_{position}", type="function")
+        call["function"]["name"] = name
+    return chunk([{"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": None}])
+
+
+TOOL_FRAMES = [
+    _tool(0, "", "first"), _tool(1, "", "second"), _tool(0, '{"a"'), _tool(1, '{"b'), _tool(0, ":1}"), _tool(1, '":2}'),
+    delta("", 0, "tool_calls"),
+]  # fmt: skip
+A, B, END = (b"data: " + data + b"\n\n" for data in (delta("one"), delta("two"), delta("", 0, "stop")))
+DONE = b"data: [DONE]\n\n"
+BIG_EVENT = b"data: " + delta("y" * 20_000_000) + b"\n\n"
+
+BEHAVIOURS: dict[str, Any] = {
+    "ok": ok, "status": status, "slow_head": slow_head, "stall": stall, "comments": comments, "endless": endless,
+    "endless_line": endless_line, "endless_json": endless_json, "big_json": big_json, "gzip": zipped, "usage": usage,
+    "many_headers": many_headers, "huge_header": huge_header, "close_delimited": close_delimited, "early": early,
+    "extra_bytes": extra_bytes, "then_close": then_close, "echo_key": echo_key, "multiline": multiline,
+    "no_stream_options": no_stream_options,
+    "crlf": framed(b"\r\n"), "cr": framed(b"\r"), "bom": framed(b"\n", before=b"\xef\xbb\xbf"),
+    "no_space": framed(b"\n", b"data:"), "cut_anywhere": framed(b"\n"),
+    "reset_before_head": raw(b"", reset=True), "close_before_head": raw(b""),
+    "cut_head": raw(b"HTTP/1.1 200 OK\r\ncontent-ty"), "no_http": raw(b"what do you want?\r\n\r\n"),
+    "cut_body": raw(b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 999\r\n\r\n{"choices":['),
+    "both_framings": raw(
+        b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    ),
+    "continue_forever": raw(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
+    "reset_in_stream": events(A, B, end=False, reset=True), "cut_in_event": events(A, B[:-9], end=False),
+    "cut_in_event_cleanly": events(A, B[:-9]), "no_done": events(A, END), "no_finish": events(A, B),
+    "no_blank_line": events(A, END, DONE[:-2]), "twice_done": events(A, END, DONE, A, DONE),
+    "only_done": events(DONE), "nothing": events(), "done_unfinished": events(A, DONE),
+    "bad_json_event": events(A, b"data: {oops\n\n", DONE), "bad_utf8": events(A, b'data: {"choices":["\xff"]}\n\n', DONE),
+    "null_event": events(A, b"data: null\n\n", DONE), "deep_event": events(A, b"data: " + b"[" * 100_000 + b"\n\n"),
+    "error_event": events(A, b'data: {"error":{"message":"out of memory","code":500}}\n\n', DONE),
+    "named_error_event": events(A, b'event: error\ndata: {"message":"lost"}\n\n'),
+    "huge_event": events(A, BIG_EVENT, DONE),
+    "tools": events(*(b"data: " + data + b"\n\n" for data in TOOL_FRAMES), DONE),
+    "html": answer(b"<html>Bad Gateway</html>", "text/html"), "empty": answer(b""), "null": answer(b"null"),
+    "list": answer(b"[]"), "no_choices": answer(b'{"choices":[]}'), "bad_json": answer(b'{"choices":'),
+    "bad_utf8_json": answer(b'{"choices":["\xff"]}'), "json_for_stream": answer(b'{"choices":[{"index":0}]}'),
+    "error_200": answer(b'{"error":{"message":"model crashed","type":"x"}}'),
+    "sse_for_json": events(A, END, DONE),
+}  # fmt: skip
+
+
+async def behaviour(exchange: Exchange) -> bool:
+    """Runs what the model's name asks for; an unknown name is answered well."""
+    name, _, options = str(exchange.request.get("model", "")).partition(":")
+    exchange.options = dict(option.split("=", 1) for option in options.split(",") if "=" in option)
+    return await BEHAVIOURS.get(name, ok)(exchange)
