@@ -11,13 +11,14 @@ therefore depends neither on its neighbours in the batch nor on having been pree
 
 import hashlib
 import struct
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from headgate.engine.plan import GREEDY_BELOW, SampleSpec, SamplingParams, Score, StepResult
 
-Floats = npt.NDArray[np.floating]
+Floats = npt.NDArray[Any]
 Ids = npt.NDArray[np.intp]
 
 _PACK = struct.Struct("<qqq")
@@ -107,12 +108,26 @@ def distribution(row: Floats, params: SamplingParams) -> tuple[Ids | None, Float
         border = np.partition(weights, len(weights) - params.top_k)[len(weights) - params.top_k]
         ids, weights = _keep(ids, weights, np.flatnonzero(weights >= border))
     if params.top_p < 1.0:
-        order = np.argsort(-weights, kind="stable")
-        cumulative = np.cumsum(weights[order])
-        # Keep a token while what comes before it is short of top_p; the first always stays.
-        enough = int(np.searchsorted(cumulative, params.top_p * cumulative[-1], side="left")) + 1
-        ids, weights = _keep(ids, weights, order[:enough])
+        ids, weights = _keep(ids, weights, _nucleus(weights, params.top_p))
     return ids, weights
+
+
+def _nucleus(weights: Floats, top_p: float) -> Ids:
+    """The fewest most likely tokens that together have `top_p` of the weight; at least one (arXiv 1904.09751).
+
+    Most often few tokens hold nearly all of it, so the most likely are looked at first and rarely all are sorted.
+    """
+    target, count = top_p * weights.sum(), 64
+    while True:
+        candidates = np.argpartition(-weights, count - 1)[:count] if count < len(weights) else np.arange(len(weights))
+        held = weights[candidates]
+        if count >= len(weights) or held.sum() >= target:
+            break
+        count *= 8
+    order = np.argsort(-held, kind="stable")
+    enough = int(np.searchsorted(np.cumsum(held[order]), target, side="left")) + 1
+    nucleus: Ids = candidates[order[:enough]]
+    return nucleus
 
 
 def _keep(ids: Ids | None, weights: Floats, kept: Ids) -> tuple[Ids, Floats]:

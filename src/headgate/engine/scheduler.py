@@ -111,9 +111,9 @@ class Scheduler:
         drawn = iter(zip(result.tokens, result.scores, strict=True))
         for part in plan.slices:
             sample = next(drawn) if part.wants else None
-            sequence = self._sequences.get(part.key)
-            if sequence is None:
+            if part.key not in self._sequences:
                 continue  # cancelled while the step ran
+            sequence = self._sequences[part.key]
             sequence.computed += len(part.tokens)
             self.counters.computed_tokens += len(part.tokens)
             if sample is not None:

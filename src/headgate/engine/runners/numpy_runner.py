@@ -6,6 +6,7 @@ has; a chunk of a prompt is attended to alone, causally.
 """
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from headgate.engine.models.weights import LayerWeights, Weights
 from headgate.engine.plan import SampleSpec, Slice, StepPlan, StepResult
 from headgate.engine.sampling import sample
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[Any]  # float32 throughout
 Ints = npt.NDArray[np.intp]
 
 

@@ -1,0 +1,33 @@
+"""The engine's process: `python -m headgate.engine.worker --fd N --threads T`, started by `engine/client.py`.
+
+It owns no terminal and no address: it talks over the inherited socket only, and ends when the other side closes it,
+which is also what happens when the parent dies. Interrupts and terminations are the parent's to decide, so both signals
+are ignored: a Ctrl-C or a service manager's stop reaches the whole process group while the parent still drains.
+"""
+
+import argparse
+import importlib
+import os
+import signal
+import socket
+
+THREAD_SETTINGS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m headgate.engine.worker")
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for name in THREAD_SETTINGS:
+        os.putenv(name, str(arguments.threads))
+    # NumPy's matrix library reads these once, while it is loaded: everything that imports NumPy comes after.
+    loop = importlib.import_module("headgate.engine.loop")
+    with socket.socket(fileno=arguments.fd) as channel:
+        loop.serve(channel)
+
+
+if __name__ == "__main__":
+    main()
