@@ -28,6 +28,8 @@ EFFECTS = (
     "os.rename",
     "os.rmdir",
 )
+ALEMBIC_SCRIPT = ("migrations", "env")
+"""Run by Alembic within its context, never imported."""
 
 
 class NoTorch(importlib.abc.MetaPathFinder):
@@ -44,7 +46,7 @@ class NoTorch(importlib.abc.MetaPathFinder):
 def modules(package: Path) -> Iterator[str]:
     for path in sorted(package.rglob("*.py")):
         parts = path.relative_to(package.parent).with_suffix("").parts
-        if parts[-1] != "__main__":
+        if parts[-1] != "__main__" and parts[-2:] != ALEMBIC_SCRIPT:
             yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
