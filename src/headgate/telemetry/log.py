@@ -20,12 +20,12 @@ class Log:
 
     def __init__(self, clock: Clock, level: Level = "info", write: Callable[[str], object] | None = None) -> None:
         self._clock = clock
-        self._level = _RANK[level]
+        self.level: Level = level
         self._write = write or _to_stderr
         self._encode = msgspec.json.Encoder(enc_hook=str).encode
 
     def event(self, name: str, level: Level = "info", **fields: Any) -> None:
-        if _RANK[level] < self._level:
+        if _RANK[level] < _RANK[self.level]:
             return
         line: dict[str, Any] = {"event": name, "level": level, "at": round(self._clock.now(), 3)}
         for field, value in fields.items():

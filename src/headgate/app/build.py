@@ -1,0 +1,179 @@
+"""The one place where real things meet: every part of a running server, built in order, closed in reverse."""
+
+import random
+import traceback
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import headgate
+from headgate.api.services import Services
+from headgate.app.config import EMBEDDED, Config, Environment
+from headgate.app.fleet import Fleet
+from headgate.app.home import Home
+from headgate.app.inference import Inference
+from headgate.app.routes import visible_models
+from headgate.app.yamlfile import ConfigError
+from headgate.core.clock import Clock
+from headgate.core.ids import Ids
+from headgate.core.ports import Backend, ModelInfo
+from headgate.core.principal import KeyTable, Principal
+from headgate.core.target import RouteTable
+from headgate.core.tasks import Tasks
+from headgate.ops.readiness import Readiness
+from headgate.pipeline.admission import Admission
+from headgate.pipeline.auth import Auth, may_use
+from headgate.pipeline.dispatch import Dispatch
+from headgate.pipeline.gateway import Gateway
+from headgate.pipeline.journal import Journal
+from headgate.pipeline.keys import Keys
+from headgate.pipeline.meter import Meter
+from headgate.pipeline.prices import BUNDLED_BOOK, PriceTable, read_book
+from headgate.pipeline.shipper import Shipper
+from headgate.pipeline.store import Store
+from headgate.pipeline.usage import UsageQuery, UsageRow
+from headgate.storage.counters.open import open_counters
+from headgate.storage.errors import StorageError
+from headgate.storage.sql.open import open_sql
+from headgate.storage.sql.port import Sql
+from headgate.telemetry import names
+from headgate.telemetry.log import Log
+from headgate.telemetry.metrics import Metrics
+
+SHIP_SECONDS = 10.0
+"""How long the last receipts may take to reach SQL at shutdown; what does not is shipped at the next start."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What `run` needs to hold of a built server."""
+
+    services: Services
+    gateway: Gateway
+    keys: Keys
+    fleet: Fleet
+    inference: Inference | None
+    readiness: Readiness
+    shipper: Shipper
+    meter: Meter
+    metrics: Metrics
+    tasks: Tasks
+
+
+async def open_store(config: Config, home: Path) -> tuple[Sql, Store]:
+    """The configured database, migrated. Raises `ConfigError` where it is not usable as configured."""
+    try:
+        sql = await open_sql(config.storage.sql or f"sqlite:///{home / 'headgate.db'}")
+    except StorageError as error:
+        raise ConfigError(str(error)) from error
+    return sql, Store(sql)
+
+
+def price_table(config: Config) -> PriceTable:
+    try:
+        return PriceTable(read_book(Path(config.prices) if config.prices else BUNDLED_BOOK))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+@asynccontextmanager
+async def build(
+    config: Config, environment: Environment, home: Home, own_port: int, clock: Clock, log: Log
+) -> AsyncIterator[Parts]:
+    """A server's parts, wired and started, the listener left out. Raises `ConfigError` with the remedy."""
+    async with AsyncExitStack() as stack:
+        rng = random.Random(random.SystemRandom().getrandbits(64))
+        ids, metrics, tasks = Ids(clock, rng), Metrics(), Tasks()
+
+        sql, store = await open_store(config, environment.home)
+        stack.push_async_callback(sql.aclose)
+        try:
+            counters = open_counters(config.storage.counters, clock)
+        except StorageError as error:
+            raise ConfigError(str(error)) from error
+        stack.push_async_callback(counters.aclose)
+
+        journal = Journal(home.ledger)
+        stack.callback(journal.close)
+        shipper = Shipper(journal, store, home.instance(), clock, log)
+        stack.push_async_callback(shipper.finish, SHIP_SECONDS)
+
+        secret = home.secret(environment.secret)
+        auth = Auth(clock, secret)
+        keys = Keys(store, secret, clock, ids, lambda table: _swap_keys(auth, table), log)
+        await keys.refresh()
+
+        meter = Meter(clock, ids, price_table(config), journal, metrics, log)
+        admission = Admission(config.admission, counters, clock, journal)
+        dispatch = Dispatch(clock, {})
+        gateway = Gateway(auth, admission, dispatch, meter, clock, rng)
+
+        def publish(table: RouteTable, backends: Mapping[str, Backend]) -> None:
+            dispatch.backends = backends
+            gateway.routes = table
+
+        fleet = Fleet(clock, log, environment.variables, publish, own_port)
+        stack.push_async_callback(fleet.aclose)
+        gateway.usable = fleet.health.usable
+
+        readiness = Readiness()
+        inference = None
+        if config.engine.enabled:
+            inference = Inference(config.engine, clock, ids, log)
+            stack.push_async_callback(inference.aclose)
+            inference.launch()
+            fleet.add_own(EMBEDDED, inference.models, inference.backend)
+            readiness.require(EMBEDDED, inference.ready)
+        await fleet.apply(config)
+
+        _watch_gauges(metrics, gateway, admission, shipper, inference)
+        services = Services(
+            gateway=gateway,
+            auth=auth,
+            routes=lambda: gateway.routes,
+            visible_models=lambda principal: _models_of(gateway.routes, principal),
+            keys=keys,
+            usage=lambda query: _usage(shipper, store, query),
+            ready=readiness,
+            metrics=metrics.page,
+            on_bug=lambda request_id, error: _log_bug(log, metrics, request_id, error),
+            clock=clock,
+            ids=ids,
+            version=headgate.__version__,
+        )
+        stack.push_async_callback(tasks.aclose)
+        tasks.spawn(shipper.run(), "ledger shipper")
+        tasks.spawn(keys.watch(rng), "keys watcher")
+        tasks.spawn(fleet.keep_fresh(), "model lists")
+        yield Parts(services, gateway, keys, fleet, inference, readiness, shipper, meter, metrics, tasks)
+
+
+def _swap_keys(auth: Auth, table: KeyTable) -> None:
+    auth.table = table
+
+
+def _models_of(table: RouteTable, principal: Principal) -> list[ModelInfo]:
+    return [model for model in visible_models(table) if may_use(principal, model.id)]
+
+
+async def _usage(shipper: Shipper, store: Store, query: UsageQuery) -> list[UsageRow]:
+    """Up to the last receipt: what the journal still holds is shipped first."""
+    await shipper.flush()
+    return await store.usage(query)
+
+
+def _log_bug(log: Log, metrics: Metrics, request_id: str, error: BaseException) -> None:
+    metrics.bug()
+    log.event(names.BUG, "error", request_id=request_id, error="".join(traceback.format_exception(error)))
+
+
+def _watch_gauges(
+    metrics: Metrics, gateway: Gateway, admission: Admission, shipper: Shipper, inference: Inference | None
+) -> None:
+    metrics.watch(names.IN_FLIGHT, "Calls in progress.", lambda: admission.active)
+    metrics.watch(names.WAITING, "Calls waiting for admission.", lambda: admission.waiting)
+    metrics.watch(names.LEDGER_UNSHIPPED, "Bytes of receipts not yet in SQL.", shipper.unshipped)
+    if inference is not None:
+        for name, documentation, read in inference.gauges():
+            metrics.watch(name, documentation, read)

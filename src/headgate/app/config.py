@@ -1,0 +1,166 @@
+"""The configuration: each room's settings struct, composed; read from `headgate.yaml` and the environment, once.
+
+The only module that reads the environment.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from headgate.api.settings import ServerSettings
+from headgate.app.yamlfile import ConfigError, YamlFile
+from headgate.backends.catalog import BackendSettings
+from headgate.core.target import Target
+from headgate.engine.settings import EngineSettings
+from headgate.pipeline.admission import AdmissionSettings
+from headgate.telemetry.log import Level
+
+DEFAULT_FILE = "headgate.yaml"
+EMBEDDED = "embedded"
+"""The name of the engine's backend."""
+_Name = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class TargetSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    backend: _Name
+    model: _Name = "*"
+    """The upstream's name for it; `*` sends the name the caller asked for."""
+    weight: Annotated[float, Meta(ge=0)] = 1.0
+
+    def target(self) -> Target:
+        return Target(self.backend, self.model, self.weight)
+
+
+class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """A model name as callers know it: exact, a pattern such as `gpt-*`, or `*` for all that nothing else matches."""
+
+    model: _Name
+    targets: Annotated[tuple[TargetSettings, ...], Meta(min_length=1)]
+    fallbacks: tuple[TargetSettings, ...] = ()
+
+
+class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The engine in this process's care. `model` is a Hugging Face folder, or `bundled`."""
+
+    enabled: bool = True
+    model: str = "bundled"
+    name: str | None = None
+    """The name callers use; the folder's own by default."""
+    settings: EngineSettings = EngineSettings()
+
+
+class StorageSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    sql: str | None = None
+    """`sqlite:///path` or `postgresql://…`; by default a file in the home folder."""
+    counters: str = "memory"
+    """`memory`, or `redis://…` to share limits between processes."""
+
+
+class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    level: Level = "info"
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that can be set. All of it is optional."""
+
+    server: ServerSettings = ServerSettings()
+    log: LogSettings = LogSettings()
+    storage: StorageSettings = StorageSettings()
+    admission: AdmissionSettings = AdmissionSettings()
+    engine: EngineConfig = EngineConfig()
+    backends: tuple[BackendSettings, ...] = ()
+    routes: tuple[RouteSettings, ...] = ()
+    discover: bool = True
+    """Add every provider whose key is in the environment and every local model server found on its usual port."""
+    prices: str | None = None
+    """A price book of your own, instead of the bundled one."""
+
+
+class Environment(Struct, frozen=True):
+    """What the environment says, read once at the start."""
+
+    home: Path
+    bootstrap_key: str | None
+    secret: str | None
+    variables: Mapping[str, str]
+    """For secrets by reference: a setting names the variable, never the secret."""
+
+
+def read_environment(home: str | None = None) -> Environment:
+    variables = dict(os.environ)
+    default_home = variables.get("HEADGATE_HOME") or str(Path.home() / ".headgate")
+    return Environment(
+        home=Path(home or default_home).expanduser().resolve(),
+        bootstrap_key=variables.get("HEADGATE_BOOTSTRAP_KEY") or None,
+        secret=variables.get("HEADGATE_SECRET") or None,
+        variables=variables,
+    )
+
+
+def find_file(explicit: str | None) -> Path | None:
+    """The file named on the command line, else `headgate.yaml` in the working folder, else none."""
+    if explicit is not None:
+        path = Path(explicit)
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file. Leave --config out to run on the defaults.")
+        return path
+    path = Path(DEFAULT_FILE)
+    return path if path.is_file() else None
+
+
+def load(path: Path | None) -> Config:
+    """Raises `ConfigError` with file, line and remedy."""
+    if path is None:
+        return Config()
+    try:
+        file = YamlFile(path, path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}:1: cannot be read: {error}") from error
+    try:
+        config = msgspec.convert(file.data, Config)
+    except msgspec.ValidationError as error:
+        raise file.error(str(error)) from error
+    _check(config, file)
+    return config
+
+
+def _check(config: Config, file: YamlFile) -> None:
+    """What types cannot say: names that must be unique, and names that must exist."""
+    seen: set[str] = set()
+    for place, backend in enumerate(config.backends):
+        if backend.name in seen or backend.name == EMBEDDED:
+            line = file.line_of(("backends", place, "name"))
+            taken = "is taken by the engine" if backend.name == EMBEDDED else "stands twice"
+            raise ConfigError(f"{file.path}:{line}: the backend name '{backend.name}' {taken}. Choose another.")
+        seen.add(backend.name)
+    models: set[str] = set()
+    for place, route in enumerate(config.routes):
+        line = file.line_of(("routes", place))
+        if route.model in models:
+            raise ConfigError(f"{file.path}:{line}: the model '{route.model}' has two routes. Merge their targets.")
+        models.add(route.model)
+        for kind, targets in (("targets", route.targets), ("fallbacks", route.fallbacks)):
+            for index, target in enumerate(targets):
+                if target.backend not in seen and target.backend != EMBEDDED and not config.discover:
+                    line = file.line_of(("routes", place, kind, index, "backend"))
+                    known = ", ".join(sorted({*seen, EMBEDDED}))
+                    raise ConfigError(
+                        f"{file.path}:{line}: there is no backend '{target.backend}'. Known are: {known}."
+                    )
+        if all(target.weight == 0 for target in route.targets):
+            raise ConfigError(f"{file.path}:{line}: every target of '{route.model}' has weight 0. Raise one.")
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of the file."""
+    return msgspec.json.schema(Config)
+
+
+def show(config: Config) -> dict[str, Any]:
+    """The effective configuration as plain data. It holds no secrets: those are named, not written, in the file."""
+    plain: dict[str, Any] = msgspec.to_builtins(config)
+    return plain

@@ -1,0 +1,141 @@
+"""The backends in force: built from settings and discovery, watched, and replaced when the configuration changes."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+from headgate.app.config import Config
+from headgate.app.routes import build_routes
+from headgate.app.yamlfile import ConfigError
+from headgate.backends.catalog import BackendSettings, build
+from headgate.backends.discover import Discovered, discover
+from headgate.backends.health import Condition, HealthMonitor
+from headgate.core.clock import Clock
+from headgate.core.errors import HeadgateError
+from headgate.core.ports import Backend, ModelInfo
+from headgate.core.target import RouteTable
+from headgate.telemetry import names
+from headgate.telemetry.log import Level, Log
+
+LIST_SECONDS = 5.0
+REFRESH_SECONDS = 30.0
+"""How often backends are asked again which models they have: an Ollama user pulls one while we run."""
+RETIRE_SECONDS = 600.0
+"""How long a backend taken out of the configuration lives on for the calls it still serves."""
+
+Publish = Callable[[RouteTable, Mapping[str, Backend]], None]
+
+
+class Fleet:
+    """One writer of the route snapshot. `own` are backends built elsewhere (the engine), with their models."""
+
+    def __init__(
+        self, clock: Clock, log: Log, variables: Mapping[str, str], publish: Publish, own_port: int | None
+    ) -> None:
+        self._clock = clock
+        self._log = log
+        self._variables = variables
+        self._publish = publish
+        self._own_port = own_port
+        self._config = Config()
+        self._own: dict[str, tuple[Backend | None, tuple[ModelInfo, ...]]] = {}
+        self._built: dict[str, tuple[BackendSettings, Backend]] = {}
+        self._listed: dict[str, tuple[ModelInfo, ...]] = {}
+        self._retired: list[tuple[float, Backend]] = []
+        self._version = 0
+        self.health = HealthMonitor(clock, changed=self._state_changed)
+
+    def add_own(self, name: str, models: Sequence[ModelInfo], backend: Backend | None = None) -> None:
+        """A backend built elsewhere; without `backend` its models are listed and cannot be called."""
+        self._own[name] = (backend, tuple(models))
+
+    async def apply(self, config: Config) -> None:
+        """Builds what `config` names, keeps what has not changed, retires the rest, and publishes the routes.
+
+        Raises `ConfigError`; then nothing has changed.
+        """
+        found = await self._discover(config)
+        wanted = {settings.name: settings for settings in config.backends}
+        for discovered in found:
+            wanted.setdefault(discovered.settings.name, discovered.settings)
+        built: dict[str, tuple[BackendSettings, Backend]] = {}
+        for name, settings in wanted.items():
+            known = self._built.get(name)
+            try:
+                built[name] = known if known and known[0] == settings else (settings, self._build(settings))
+            except ValueError as error:
+                for _, backend in (entry for key, entry in built.items() if entry is not self._built.get(key)):
+                    await backend.aclose()
+                raise ConfigError(f"{error}. Mend the entry under 'backends'.") from error
+        now = self._clock.monotonic()
+        for name, (_, backend) in self._built.items():
+            if built.get(name, (None, None))[1] is not backend:
+                self._retired.append((now + RETIRE_SECONDS, backend))
+        self._built, self._config = built, config
+        for discovered in found:
+            self._listed.setdefault(discovered.settings.name, discovered.models)
+        await self.refresh()
+        self.health.watch([backend for _, backend in built.values()])
+
+    async def keep_fresh(self) -> None:
+        """Until cancelled: follows the backends' own lists, and closes retired ones when their time is up."""
+        while True:
+            await self._clock.sleep(REFRESH_SECONDS)
+            await self.refresh()
+            now = self._clock.monotonic()
+            for end, backend in [entry for entry in self._retired if entry[0] <= now]:
+                self._retired.remove((end, backend))
+                await backend.aclose()
+
+    async def refresh(self) -> None:
+        """Asks every backend without a fixed list for its models; one that does not answer keeps its last list."""
+        open_lists = [name for name, (settings, _) in self._built.items() if settings.models is None]
+        answers = await asyncio.gather(*(self._list(self._built[name][1]) for name in open_lists))
+        for name, models in zip(open_lists, answers, strict=True):
+            if models is not None:
+                self._listed[name] = models
+        self._version += 1
+        listed = {name: models for name, (_, models) in self._own.items()}
+        for name, (settings, _) in self._built.items():
+            listed[name] = _offered(settings, self._listed.get(name, ()))
+        backends = {name: backend for name, (backend, _) in self._own.items() if backend is not None}
+        backends |= {name: backend for name, (_, backend) in self._built.items()}
+        self._publish(build_routes(self._version, self._config.routes, listed, self._aliases()), backends)
+
+    async def aclose(self) -> None:
+        await self.health.aclose()
+        for backend in (*(entry[1] for entry in self._built.values()), *(entry[1] for entry in self._retired)):
+            await backend.aclose()
+
+    def _aliases(self) -> dict[str, dict[str, str]]:
+        return {name: settings.aliases for name, (settings, _) in self._built.items() if settings.aliases}
+
+    def _build(self, settings: BackendSettings) -> Backend:
+        return build(settings, self._clock, self._variables)
+
+    async def _discover(self, config: Config) -> list[Discovered]:
+        if not config.discover:
+            return []
+        found = await discover(self._variables, self._clock, own_port=self._own_port)
+        for server in found:
+            if not server.models:
+                self._log.event(names.BACKEND_STATE, "warning", backend=server.settings.name, detail=server.detail)
+        return found
+
+    async def _list(self, backend: Backend) -> tuple[ModelInfo, ...] | None:
+        try:
+            async with asyncio.timeout(LIST_SECONDS):
+                return tuple(await backend.models())
+        except (HeadgateError, TimeoutError) as error:
+            self._log.event(names.BACKEND_STATE, "warning", backend=backend.name, detail=f"lists no models: {error}")
+            return None
+
+    def _state_changed(self, name: str, condition: Condition) -> None:
+        level: Level = "warning" if condition.state == "failing" else "info"
+        self._log.event(names.BACKEND_STATE, level, backend=name, state=condition.state, detail=condition.detail)
+
+
+def _offered(settings: BackendSettings, listed: tuple[ModelInfo, ...]) -> tuple[ModelInfo, ...]:
+    """What callers are shown of a backend: its fixed list where it has one, else what it lists itself."""
+    if settings.models is None:
+        return listed
+    return tuple(ModelInfo(model, owned_by=settings.name) for model in settings.models)

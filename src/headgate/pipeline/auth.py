@@ -1,0 +1,59 @@
+"""Who is calling: a key against a snapshot in memory. No SQL, no waiting."""
+
+import hashlib
+import hmac
+from fnmatch import fnmatchcase
+
+from headgate.core.clock import Clock
+from headgate.core.errors import Forbidden, Unauthorized
+from headgate.core.principal import KeyTable, Principal, Scope
+
+KEY_LENGTH_MAX = 256
+
+
+def hash_key(secret: bytes, key: str) -> str:
+    """HMAC-SHA-256 under the server's secret: a stolen table of hashes is no use without it."""
+    return hmac.new(secret, key.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
+
+
+class Auth:
+    """Holds the newest `KeyTable`; replacing it is one assignment, so a revoked key fails on the next call."""
+
+    def __init__(self, clock: Clock, secret: bytes, table: KeyTable | None = None) -> None:
+        self._clock = clock
+        self._secret = secret
+        self.table = table or KeyTable(0, {})
+
+    def check(self, credential: str | None, scope: Scope, model: str | None = None) -> Principal:
+        """The principal of a key that may use `scope`, and `model` where one is given.
+
+        The look-up is by keyed hash, so its time tells nothing about how much of a guess was right.
+        Raises `Unauthorized` or `Forbidden`.
+        """
+        if not credential:
+            raise Unauthorized(
+                "No API key was sent. Send it as 'Authorization: Bearer YOUR_KEY'; "
+                "make one with 'headgate keys create'.",
+                code="missing_api_key",
+            )
+        principal = None
+        if len(credential) <= KEY_LENGTH_MAX:
+            principal = self.table.by_hash.get(hash_key(self._secret, credential))
+        if principal is None:
+            raise Unauthorized("The API key is not valid, or was revoked. Check it, or ask your administrator for one.")
+        if principal.expires_at is not None and principal.expires_at <= self._clock.now():
+            raise Unauthorized("The API key has expired. Ask your administrator for a new one.", code="expired_api_key")
+        if scope not in principal.scopes:
+            raise Forbidden(f"This API key lacks the scope '{scope}'. Use a key that has it.", code="missing_scope")
+        if model is not None and not may_use(principal, model):
+            raise Forbidden(
+                f"This API key may not use the model '{model[:200]}'. GET /v1/models lists those it may use.",
+                code="model_not_allowed",
+                param="model",
+            )
+        return principal
+
+
+def may_use(principal: Principal, model: str) -> bool:
+    """Whether the key's own list of model patterns, if it has one, admits this name."""
+    return principal.models is None or any(fnmatchcase(model, pattern) for pattern in principal.models)

@@ -1,0 +1,99 @@
+"""From targets to an answer: try each in order until one has given its first piece; then it is the answer.
+
+Falling back is possible only before the first byte: what comes after belongs to the caller already.
+"""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+
+from headgate.core.call import Call
+from headgate.core.clock import Clock
+from headgate.core.errors import Failed, HeadgateError, Overloaded, Truncated, UpstreamTimeout
+from headgate.core.events import Event, Stream
+from headgate.core.ports import Answer, Backend
+from headgate.core.reply import Reply
+from headgate.core.target import Target
+from headgate.core.tasks import finish
+from headgate.pipeline.meter import Attempt, Story
+
+CLOSING_SECONDS = 5.0
+
+
+class Dispatch:
+    """`backends` is a snapshot by name, replaced on reload."""
+
+    def __init__(self, clock: Clock, backends: Mapping[str, Backend]) -> None:
+        self._clock = clock
+        self.backends = backends
+
+    async def send(self, call: Call, targets: Sequence[Target], reply: Reply, story: Story) -> None:
+        """Fills `reply` from the first target that answers. Raises the last target's error where none does."""
+        for last, target in zip([False] * (len(targets) - 1) + [True], targets, strict=True):
+            attempt = story.attempt(target)
+            reply.own(attempt.abandon)
+            try:
+                await self._try(call, target, reply, attempt)
+            except HeadgateError as error:
+                if attempt.ended:
+                    raise  # the answer is there and its receipt could not be kept: another attempt would cost twice
+                attempt.fail(error)
+                if last or not may_fall_back(error) or call.deadline.remaining(self._clock) <= 0:
+                    raise
+                continue
+            reply.headers.append((b"x-headgate-backend", target.backend.encode()))
+            if len(story.attempts) > 1:
+                reply.headers.append((b"x-headgate-attempts", b"%d" % len(story.attempts)))
+            return
+
+    async def _try(self, call: Call, target: Target, reply: Reply, attempt: Attempt) -> None:
+        backend = self.backends.get(target.backend)
+        if backend is None:
+            raise Overloaded(f"The backend '{target.backend}' is not available.", code="backend_unavailable")
+        try:
+            async with call.deadline.within(self._clock):
+                answer = await backend.open(call, target)
+                reply.own(answer.aclose)
+                attempt.progress = answer.progress
+                try:
+                    await self._begin(answer, reply, attempt)
+                except HeadgateError:
+                    await finish(answer.aclose(), CLOSING_SECONDS)  # not kept open while another target answers
+                    raise
+        except TimeoutError as error:
+            raise UpstreamTimeout("The call's deadline passed before the model answered.") from error
+        reply.headers.extend(answer.headers)
+
+    async def _begin(self, answer: Answer, reply: Reply, attempt: Attempt) -> None:
+        if answer.stream is None:
+            body = _body(answer)
+            attempt.first_piece()
+            attempt.succeed(answer.usage)
+            reply.body = body
+            return
+        first = await _first(answer.stream)
+        attempt.first_piece()
+        stream = attempt.watch(_resumed(first, answer.stream))
+        reply.own(stream.aclose)
+        reply.stream = stream
+
+
+def may_fall_back(error: HeadgateError) -> bool:
+    """Only faults that another target may not share: the caller's own mistakes would fail there too."""
+    return isinstance(error, Failed) and error.retryable
+
+
+def _body(answer: Answer) -> bytes:
+    if answer.body is None:
+        raise Truncated("The model's answer was empty.")
+    return answer.body
+
+
+async def _first(stream: Stream) -> Event | bytes:
+    async for item in stream:
+        return item
+    raise Truncated("The model's answer ended before it began.")
+
+
+async def _resumed(first: Event | bytes, rest: Stream) -> AsyncGenerator[Event | bytes]:
+    yield first
+    async for item in rest:
+        yield item

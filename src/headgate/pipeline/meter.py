@@ -1,0 +1,228 @@
+"""Counts what each attempt consumed, prices it and writes its receipt; tells each call's story in one log line."""
+
+from collections.abc import AsyncGenerator
+
+from headgate.core.call import Call
+from headgate.core.clock import Clock
+from headgate.core.errors import Bug, HeadgateError
+from headgate.core.events import Event, Stream
+from headgate.core.ids import Ids
+from headgate.core.ports import Progress
+from headgate.core.principal import Principal
+from headgate.core.target import Target
+from headgate.core.usage import Outcome, Receipt, Usage
+from headgate.pipeline.journal import Journal
+from headgate.pipeline.prices import PriceTable
+from headgate.telemetry import names
+from headgate.telemetry.log import Log
+from headgate.telemetry.metrics import Metrics
+
+CLIENT_CLOSED = 499
+"""The status recorded for a caller that left (nginx's number for it)."""
+BYTES_PER_TOKEN = 4
+"""For estimates where nobody counts: English prose and JSON lie between three and five."""
+
+
+def estimate_input(call: Call) -> int:
+    """Tokens of the prompt, guessed from the body's bytes."""
+    return max(1, len(call.raw) // BYTES_PER_TOKEN)
+
+
+class Meter:
+    """Built once; `begin` gives the story that follows one call. `prices` is a snapshot, replaced on reload."""
+
+    def __init__(
+        self, clock: Clock, ids: Ids, prices: PriceTable, journal: Journal, metrics: Metrics, log: Log
+    ) -> None:
+        self.clock = clock
+        self.ids = ids
+        self.prices = prices
+        self.journal = journal
+        self.metrics = metrics
+        self.log = log
+
+    def begin(self, call: Call) -> "Story":
+        return Story(self, call)
+
+
+class Story:
+    """What became of one call: its principal, its attempts, how it ended. `done` is told exactly once."""
+
+    def __init__(self, meter: Meter, call: Call) -> None:
+        self.meter = meter
+        self.call = call
+        self.principal: Principal | None = None
+        self.queue_s = 0.0
+        self.overhead_s = 0.0
+        self.attempts: list[Attempt] = []
+        self._error: HeadgateError | None = None
+        self._completed = False
+
+    @property
+    def tokens(self) -> int:
+        """All tokens of all attempts so far."""
+        return sum(attempt.usage.total for attempt in self.attempts)
+
+    def attempt(self, target: Target) -> "Attempt":
+        attempt = Attempt(self, target, len(self.attempts) + 1)
+        self.attempts.append(attempt)
+        return attempt
+
+    def fail(self, error: HeadgateError) -> None:
+        self._error = error
+
+    def complete(self) -> None:
+        self._completed = True
+        self._error = None
+
+    def done(self) -> None:
+        """Writes the one `call.done` line and the call's metrics."""
+        call, error, principal = self.call, self._error, self.principal
+        if self._completed:
+            outcome, status, code = "ok", 200, None
+        elif error is not None:
+            outcome, status, code = ("refused" if error.fault == "caller" else "failed"), error.status, error.code
+        else:
+            outcome, status, code = "cancelled", CLIENT_CLOSED, "client_closed"
+        seconds = self.meter.clock.monotonic() - call.received
+        tenant = principal.tenant if principal else "-"
+        # A name nobody serves is the caller's text: it may not become a label.
+        self.meter.metrics.call(
+            operation=call.operation,
+            model=call.model if self.attempts else "-",
+            tenant=tenant,
+            status=status,
+            seconds=seconds,
+            queue_s=self.queue_s,
+        )
+        last = self.attempts[-1] if self.attempts else None
+        usage = last.usage if last else Usage()
+        self.meter.log.event(
+            names.CALL_DONE,
+            request_id=call.id,
+            operation=call.operation,
+            model=call.model[:256],
+            stream=call.stream,
+            tenant=tenant,
+            key_id=principal.key_id if principal else None,
+            outcome=outcome,
+            status=status,
+            code=code,
+            attempts=len(self.attempts),
+            backend=last.target.backend if last else None,
+            upstream_model=last.target.model[:256] if last else None,
+            input_tokens=usage.input,
+            cached_tokens=usage.cached,
+            output_tokens=usage.output,
+            estimated=usage.estimated or None,
+            cost_usd=last.cost_usd if last else None,
+            ttft_ms=last.ttft_ms if last else None,
+            duration_ms=_ms(seconds),
+            queue_ms=_ms(self.queue_s),
+            overhead_ms=_ms(self.overhead_s),
+            client_retry=call.retry_count or None,
+        )
+
+
+class Attempt:
+    """One try at one target. It ends exactly once, with a receipt in the journal."""
+
+    def __init__(self, story: Story, target: Target, number: int) -> None:
+        self._story = story
+        self._meter = story.meter
+        self._started = story.meter.clock.monotonic()
+        self._started_at = story.meter.clock.now()
+        self._number = number
+        self.ended = False
+        """Its receipt was written, or could not be."""
+        self.target = target
+        self.usage = Usage()
+        self.cost_usd: float | None = None
+        self.ttft_ms: float | None = None
+        self.progress: Progress | None = None
+        """Set once the backend answered: what to bill if the answer never ends."""
+
+    def first_piece(self) -> None:
+        """The first piece of the answer is here. TTFT counts from the caller's request, not from this attempt."""
+        self.ttft_ms = _ms(self._meter.clock.monotonic() - self._story.call.received)
+
+    def succeed(self, usage: Usage | None) -> None:
+        """Raises `Overloaded` where the receipt cannot be written: then the answer must not be completed."""
+        self.usage = usage or self._consumed()
+        self._end("ok", 200, None)
+        self._story.complete()
+
+    def fail(self, error: HeadgateError) -> None:
+        self._story.fail(error)
+        if not self.ended:
+            self.usage = self._consumed()
+            self._end("failed", error.status, error.code)
+
+    def abandon(self) -> None:
+        """The caller left, or the call ended otherwise, before this attempt did."""
+        if not self.ended:
+            self.usage = self._consumed()
+            self._end("cancelled", CLIENT_CLOSED, "client_closed")
+
+    async def watch(self, stream: Stream) -> AsyncGenerator[Event | bytes]:
+        """Passes a stream on, keeps its usage, and writes the receipt before the stream ends."""
+        usage: Usage | None = None
+        try:
+            async for item in stream:
+                if type(item) is Usage:
+                    usage = item
+                yield item
+        except HeadgateError as error:
+            self.fail(error)
+            raise
+        except Exception as error:
+            self.fail(Bug(f"The answer could not be read: {type(error).__name__}."))
+            raise
+        self.succeed(usage)
+
+    def _consumed(self) -> Usage:
+        """What an attempt without final usage is taken to have used: the backend's count, else an estimate."""
+        progress = self.progress
+        if progress is None:
+            return Usage()
+        if progress.exact:
+            return Usage(input=progress.input_tokens, output=progress.output_tokens)
+        tokens_in = progress.input_tokens or estimate_input(self._story.call)
+        return Usage(input=tokens_in, output=progress.output_tokens, estimated=True)
+
+    def _end(self, outcome: Outcome, status: int, code: str | None) -> None:
+        self.ended = True
+        meter, call, principal = self._meter, self._story.call, self._story.principal
+        prices = meter.prices
+        price = prices.find(self.target.backend, self.target.model, self._started_at)
+        if price is not None:
+            self.cost_usd = price.cost_usd(self.usage)
+        receipt = Receipt(
+            id=meter.ids.new("att"),
+            call_id=call.id,
+            attempt=self._number,
+            tenant=principal.tenant if principal else "-",
+            key_id=principal.key_id if principal else "-",
+            operation=call.operation,
+            model=call.model,
+            backend=self.target.backend,
+            upstream_model=self.target.model,
+            started_at=self._started_at,
+            duration_ms=_ms(meter.clock.monotonic() - self._started),
+            outcome=outcome,
+            status=status,
+            code=code,
+            ttft_ms=self.ttft_ms,
+            stream=call.stream,
+            usage=self.usage,
+            cost_usd=self.cost_usd,
+            price_version=prices.version if price is not None else None,
+            user=call.user,
+            tags=call.tags,
+        )
+        meter.metrics.attempt(receipt)
+        meter.journal.append(receipt)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)

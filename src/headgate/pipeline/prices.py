@@ -1,0 +1,85 @@
+"""What tokens cost: a price book with effective dates, read from a data file into a snapshot."""
+
+import tomllib
+from datetime import UTC, date, datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from headgate.core.usage import Usage
+
+BUNDLED_BOOK = Path(__file__).with_name("prices.toml")
+_Price = Annotated[float, Meta(ge=0)]
+
+
+class Price(Struct, frozen=True, forbid_unknown_fields=True):
+    """US dollars per million tokens of the models that match `model` (a glob), from `effective` on.
+
+    Cached input costs `cached`, and cache writes `cache_write`, where given; else both cost as input. Reasoning is
+    output.
+    """
+
+    model: str
+    effective: date
+    input: _Price
+    output: _Price
+    cached: _Price | None = None
+    cache_write: _Price | None = None
+    backend: str = "*"
+    """Only on backends that match; a self-hosted model may share a provider's name and not its price."""
+
+    def cost_usd(self, usage: Usage) -> float:
+        cached = self.input if self.cached is None else self.cached
+        write = self.input if self.cache_write is None else self.cache_write
+        plain = max(0, usage.input - usage.cached - usage.cache_write)
+        millionths = plain * self.input + usage.cached * cached + usage.cache_write * write + usage.output * self.output
+        return millionths / 1_000_000
+
+
+class PriceBook(Struct, frozen=True, forbid_unknown_fields=True):
+    """The file: a version for the receipts, and prices; later entries win over earlier ones that also match."""
+
+    version: str
+    price: tuple[Price, ...] = ()
+
+
+class PriceTable:
+    """A snapshot of a price book. Look-ups are remembered per backend, model and day, and are bounded in number."""
+
+    REMEMBERED_MAX = 4_096
+
+    def __init__(self, book: PriceBook) -> None:
+        self.version = book.version
+        self._prices = book.price
+        self._found: dict[tuple[str, str, int], Price | None] = {}
+
+    def find(self, backend: str, model: str, at: float) -> Price | None:
+        """The price in force at Unix second `at`, or None where the book has none: never 0 for unknown."""
+        key = (backend, model, int(at // 86_400))
+        if key not in self._found:
+            if len(self._found) >= self.REMEMBERED_MAX:
+                self._found.clear()
+            self._found[key] = self._search(backend, model, datetime.fromtimestamp(at, UTC).date())
+        return self._found[key]
+
+    def _search(self, backend: str, model: str, day: date) -> Price | None:
+        best: Price | None = None
+        for price in self._prices:
+            if price.effective > day or not fnmatchcase(model, price.model) or not fnmatchcase(backend, price.backend):
+                continue
+            if best is None or price.effective >= best.effective or price.model == model:
+                best = price
+        return best
+
+
+def read_book(path: Path) -> PriceBook:
+    """Raises `ValueError` with file, place and remedy where the file is not a price book."""
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text("utf-8")), PriceBook)
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise ValueError(
+            f"{path}: not a price book: {error}. Expected 'version' and [[price]] tables; see docs/reference/prices.md"
+        ) from error

@@ -1,0 +1,96 @@
+"""The ledger's second half: moves receipts from the journal to SQL, each exactly once.
+
+The rows and the read position go into one transaction, and rows are keyed by receipt id: a crash anywhere repeats
+nothing and loses nothing.
+"""
+
+import asyncio
+
+from headgate.core.clock import Clock
+from headgate.core.errors import HeadgateError
+from headgate.core.usage import Receipt
+from headgate.pipeline.journal import Journal, decode
+from headgate.pipeline.store import Store
+from headgate.telemetry import names
+from headgate.telemetry.log import Log
+
+BATCH_BYTES = 1024 * 1024
+GATHER_SECONDS = 0.2
+"""How long receipts gather before a batch is written: SQL sees a few transactions a second, not one a call."""
+BACKOFF_SECONDS_MAX = 30.0
+
+
+class Shipper:
+    """One task of the process. `instance` names this journal among those of other replicas on the same SQL."""
+
+    def __init__(self, journal: Journal, store: Store, instance: str, clock: Clock, log: Log) -> None:
+        self._journal = journal
+        self._store = store
+        self._instance = instance
+        self._clock = clock
+        self._log = log
+        self._wake = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._positions: dict[int, int] = {}
+        self.torn = 0
+        journal.on_append = self._wake.set
+
+    async def run(self) -> None:
+        """Until cancelled. Trouble with SQL is retried with growing pauses; the journal keeps what waits."""
+        pause = 1.0
+        while True:
+            try:
+                await self.flush()
+                pause = 1.0
+            except HeadgateError as error:
+                self._log.event(names.LEDGER_LAGGING, "warning", error=error.message, unshipped_bytes=self.unshipped())
+                await self._clock.sleep(pause)
+                pause = min(pause * 2, BACKOFF_SECONDS_MAX)
+                continue
+            await self._wake.wait()
+            await self._clock.sleep(GATHER_SECONDS)
+
+    async def flush(self) -> None:
+        """Ships everything the journal holds at this moment. Raises what SQL raises."""
+        async with self._turn:
+            self._wake.clear()
+            for segment in self._journal.segments():
+                await self._ship(segment)
+                if segment < self._journal.current:
+                    await self._store.forget_position(self._log_name(segment))
+                    self._journal.remove(segment)
+                    self._positions.pop(segment, None)
+
+    async def finish(self, seconds: float) -> None:
+        """The last flush of a process; what it does not manage is shipped at the next start."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.flush()
+        except (HeadgateError, TimeoutError) as error:
+            self._log.event(names.LEDGER_LAGGING, "warning", error=str(error), unshipped_bytes=self.unshipped())
+
+    def unshipped(self) -> int:
+        """Bytes of the journal that SQL does not have yet."""
+        return sum(self._journal.size(n) - self._positions.get(n, 0) for n in self._journal.segments())
+
+    async def _ship(self, segment: int) -> None:
+        if segment not in self._positions:
+            self._positions[segment] = await self._store.position(self._log_name(segment))
+        while True:
+            start = self._positions[segment]
+            lines, end = await asyncio.to_thread(self._journal.read, segment, start, BATCH_BYTES)
+            if end == start:
+                return
+            await asyncio.to_thread(self._journal.sync)
+            receipts: list[Receipt] = []
+            for receipt in decode(lines):
+                if receipt is None:
+                    self.torn += 1
+                    self._log.event(names.LEDGER_TORN, "error", segment=segment)
+                else:
+                    receipts.append(receipt)
+            await self._store.add_receipts(receipts, self._log_name(segment), end)
+            self._positions[segment] = end
+
+    def _log_name(self, segment: int) -> str:
+        return f"{self._instance}/{segment:08d}"

@@ -1,0 +1,205 @@
+"""The pipeline's tables: keys and the ledger. The only module of this room that knows SQL."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy import Connection
+from sqlalchemy.dialects import postgresql, sqlite
+
+from headgate.core.principal import KeyLimits
+from headgate.core.usage import Receipt
+from headgate.pipeline.keyring import KeyRecord
+from headgate.pipeline.usage import UsageQuery, UsageRow
+from headgate.storage.sql import tables
+from headgate.storage.sql.port import Sql
+
+_KEYS_VERSION = "keys"
+GROUPS_MAX = 10_000
+"""Rows one usage query may return."""
+
+
+class Store:
+    """Every method is one transaction. Raises `Overloaded` where the database cannot be reached."""
+
+    def __init__(self, sql: Sql) -> None:
+        self._sql = sql
+
+    async def put_key(self, record: KeyRecord, hashed: str) -> None:
+        """Adds a key, or replaces the one with this id."""
+        row = {**_key_row(record), "hash": hashed}
+
+        def work(db: Connection) -> None:
+            db.execute(sa.delete(tables.keys).where(tables.keys.c.id == record.id))
+            db.execute(sa.insert(tables.keys).values(row))
+            _bump(db, _KEYS_VERSION)
+
+        await self._sql.run(work)
+
+    async def revoke_key(self, key_id: str, at: float) -> None:
+        def work(db: Connection) -> None:
+            db.execute(
+                sa.update(tables.keys)
+                .where(tables.keys.c.id == key_id, tables.keys.c.revoked_at.is_(None))
+                .values(revoked_at=at)
+            )
+            _bump(db, _KEYS_VERSION)
+
+        await self._sql.run(work)
+
+    async def keys(self) -> list[tuple[KeyRecord, str]]:
+        """Every key with its hash, newest first."""
+
+        def work(db: Connection) -> list[tuple[KeyRecord, str]]:
+            rows = db.execute(sa.select(tables.keys).order_by(tables.keys.c.created_at.desc())).mappings()
+            return [(_key_record(dict(row)), str(row["hash"])) for row in rows]
+
+        return await self._sql.read(work)
+
+    async def keys_version(self) -> int:
+        """Grows with every change of the keys, in whatever process."""
+
+        def work(db: Connection) -> int:
+            query = sa.select(tables.versions.c.version).where(tables.versions.c.name == _KEYS_VERSION)
+            return int(db.execute(query).scalar() or 0)
+
+        return await self._sql.read(work)
+
+    async def position(self, log: str) -> int:
+        """How far a journal segment has been shipped, in bytes."""
+
+        def work(db: Connection) -> int:
+            query = sa.select(tables.ledger_offsets.c.position).where(tables.ledger_offsets.c.log == log)
+            return int(db.execute(query).scalar() or 0)
+
+        return await self._sql.read(work)
+
+    async def add_receipts(self, receipts: Sequence[Receipt], log: str, position: int) -> None:
+        """Adds receipts not yet there and moves the position, in one transaction."""
+        rows = [_receipt_row(receipt) for receipt in receipts]
+
+        def work(db: Connection) -> None:
+            if rows:
+                db.execute(_insert(db, tables.ledger).on_conflict_do_nothing(index_elements=["id"]), rows)
+            moved = _insert(db, tables.ledger_offsets).values(log=log, position=position)
+            db.execute(moved.on_conflict_do_update(index_elements=["log"], set_={"position": position}))
+
+        await self._sql.run(work)
+
+    async def forget_position(self, log: str) -> None:
+        def work(db: Connection) -> None:
+            db.execute(sa.delete(tables.ledger_offsets).where(tables.ledger_offsets.c.log == log))
+
+        await self._sql.run(work)
+
+    async def usage(self, query: UsageQuery) -> list[UsageRow]:
+        return await self._sql.read(lambda db: _usage(db, query))
+
+
+def _insert(db: Connection, table: sa.Table) -> Any:
+    """`INSERT … ON CONFLICT` is the same in both dialects, but SQLAlchemy has it per dialect."""
+    return (postgresql if db.dialect.name == "postgresql" else sqlite).insert(table)
+
+
+def _bump(db: Connection, name: str) -> None:
+    first = _insert(db, tables.versions).values(name=name, version=1)
+    db.execute(first.on_conflict_do_update(index_elements=["name"], set_={"version": tables.versions.c.version + 1}))
+
+
+def _key_row(record: KeyRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "prefix": record.prefix,
+        "name": record.name,
+        "tenant": record.tenant,
+        "scopes": list(record.scopes),
+        "models": list(record.models) if record.models is not None else None,
+        "limits": msgspec.to_builtins(record.limits),
+        "created_at": record.created_at,
+        "expires_at": record.expires_at,
+        "revoked_at": record.revoked_at,
+    }
+
+
+def _key_record(row: dict[str, Any]) -> KeyRecord:
+    row.pop("hash")
+    row["limits"] = msgspec.convert(row["limits"] or {}, KeyLimits)
+    return msgspec.convert(row, KeyRecord)
+
+
+def _receipt_row(receipt: Receipt) -> dict[str, Any]:
+    usage = receipt.usage
+    return {
+        "id": receipt.id,
+        "call_id": receipt.call_id,
+        "attempt": receipt.attempt,
+        "tenant": receipt.tenant,
+        "key_id": receipt.key_id,
+        "user_id": receipt.user,
+        "operation": receipt.operation,
+        "model": receipt.model,
+        "backend": receipt.backend,
+        "upstream_model": receipt.upstream_model,
+        "started_at": receipt.started_at,
+        "duration_ms": receipt.duration_ms,
+        "ttft_ms": receipt.ttft_ms,
+        "outcome": receipt.outcome,
+        "status": receipt.status,
+        "code": receipt.code,
+        "stream": receipt.stream,
+        "input_tokens": usage.input,
+        "cached_tokens": usage.cached,
+        "cache_write_tokens": usage.cache_write,
+        "output_tokens": usage.output,
+        "reasoning_tokens": usage.reasoning,
+        "estimated": usage.estimated,
+        "cost_usd": receipt.cost_usd,
+        "price_version": receipt.price_version,
+        "tags": receipt.tags,
+    }
+
+
+def _usage(db: Connection, query: UsageQuery) -> list[UsageRow]:
+    ledger = tables.ledger.c
+    days = ledger.started_at / 86_400
+    # A cast rounds in PostgreSQL and cuts in SQLite, which in turn may be built without floor().
+    day = sa.cast(sa.func.floor(days) if db.dialect.name == "postgresql" else days, sa.Integer)
+    columns: dict[str, Any] = {
+        "tenant": ledger.tenant,
+        "key": ledger.key_id,
+        "model": ledger.model,
+        "backend": ledger.backend,
+        "outcome": ledger.outcome,
+        "day": day,
+    }
+    groups = [columns[name].label(f"group_{name}") for name in query.group_by]
+    unpriced = sa.func.sum(sa.case((ledger.cost_usd.is_(None), 1), else_=0))
+    statement = sa.select(
+        *groups,
+        sa.func.count().label("requests"),
+        sa.func.coalesce(sa.func.sum(ledger.input_tokens), 0).label("input"),
+        sa.func.coalesce(sa.func.sum(ledger.cached_tokens), 0).label("cached"),
+        sa.func.coalesce(sa.func.sum(ledger.output_tokens), 0).label("output"),
+        sa.func.sum(ledger.cost_usd).label("cost_usd"),
+        sa.func.coalesce(unpriced, 0).label("unpriced"),
+    ).where(ledger.started_at >= query.start, ledger.started_at < query.end)
+    for name, wanted in (("tenant", query.tenant), ("key", query.key), ("model", query.model)):
+        if wanted is not None:
+            statement = statement.where(columns[name] == wanted)
+    if groups:
+        statement = statement.group_by(*groups).order_by(*groups).limit(GROUPS_MAX)
+    return [_usage_row(dict(row), query) for row in db.execute(statement).mappings()]
+
+
+def _usage_row(row: dict[str, Any], query: UsageQuery) -> UsageRow:
+    cost = row["cost_usd"]
+    return UsageRow(
+        group={name: str(row[f"group_{name}"]) for name in query.group_by},
+        requests=int(row["requests"]),
+        input=int(row["input"]),
+        cached=int(row["cached"]),
+        output=int(row["output"]),
+        cost_usd=float(cost) if cost is not None else None,
+        unpriced=int(row["unpriced"]),
+    )

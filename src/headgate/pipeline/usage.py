@@ -1,0 +1,30 @@
+"""Questions to the ledger: who used how much, of what, when, for how much money."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+GroupBy = Literal["tenant", "key", "model", "backend", "day", "outcome"]
+
+
+class UsageQuery(Struct, frozen=True):
+    """Receipts started in [`start`, `end`) (Unix seconds), summed by the named fields."""
+
+    start: float
+    end: float
+    group_by: tuple[GroupBy, ...] = ()
+    tenant: str | None = None
+    key: str | None = None
+    model: str | None = None
+
+
+class UsageRow(Struct, frozen=True):
+    """One group's sums. `cost_usd` covers the priced attempts only; `unpriced` says how many were not."""
+
+    group: dict[str, str]
+    requests: int
+    input: int
+    cached: int
+    output: int
+    cost_usd: float | None
+    unpriced: int
