@@ -51,9 +51,14 @@ def modules(package: Path) -> Iterator[str]:
 
 
 def reader(frame: FrameType | None) -> str:
-    """The file whose code asked for what just happened: the innermost one that is not of the standard library."""
+    """The file whose code asked for what just happened: the innermost one that is not of the standard library.
+
+    Empty where it was an import statement: finding and reading modules is what importing is.
+    """
     while frame is not None:
         name = frame.f_code.co_filename
+        if name.startswith("<frozen importlib"):
+            return ""
         if name.startswith(OUTSIDE) or not (name.startswith((*STANDARD, "<")) or name == __file__):
             return name
         frame = frame.f_back
