@@ -1,0 +1,73 @@
+"""From a reply to the client: frames as they come, comment lines while nothing comes, memory bounded by the sink."""
+
+import asyncio
+
+from headgate.api.http import Sink
+from headgate.api.wire.encoding import Encoder, Fold
+from headgate.core.errors import Bug
+from headgate.core.events import Finish, Stream
+from headgate.core.usage import Usage
+
+PING = b": ping\n\n"
+
+
+class Heartbeat:
+    """A timer that writes a comment line where nothing was written for `every` seconds. Never inside a frame."""
+
+    __slots__ = ("_every", "_loop", "_sink", "_timer", "last")
+
+    def __init__(self, sink: Sink, every: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sink = sink
+        self._every = every
+        self.last = self._loop.time()
+        """When something was written last."""
+        self._timer = self._loop.call_at(self.last + every, self._beat)
+
+    def _beat(self) -> None:
+        now = self._loop.time()
+        if now - self.last >= self._every:
+            self._sink.nudge(PING)
+            self.last = now
+        self._timer = self._loop.call_at(self.last + self._every, self._beat)
+
+    def beat_on(self) -> None:
+        """Something was written."""
+        self.last = self._loop.time()
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+
+async def relay(stream: Stream, encoder: Encoder, sink: Sink, heartbeat_s: float) -> bytes:
+    """Passes a stream on, one write per item. Gives the last frame, for after the reply is closed.
+
+    Raises what the stream raises. Items that are frames already pass untouched, and the events beside them are not
+    rendered.
+    """
+    heart = Heartbeat(sink, heartbeat_s)
+    raw = False
+    try:
+        async for item in stream:
+            if type(item) is bytes:
+                raw = True
+                data = item
+            elif raw and type(item) in {Usage, Finish}:
+                continue
+            else:
+                data = encoder.frames(item)  # type: ignore[arg-type]
+            if data:
+                await sink.write(data)
+                heart.beat_on()
+    finally:
+        heart.stop()
+    return encoder.tail(raw)
+
+
+async def fold(stream: Stream, into: Fold) -> bytes:
+    """One whole body from a stream of events. Raises what the stream raises."""
+    async for item in stream:
+        if isinstance(item, bytes):
+            raise Bug("The model server streamed where a whole answer was asked for.")
+        into.take(item)
+    return into.body()

@@ -1,0 +1,106 @@
+"""`/admin/keys`: make, list, show and revoke API keys."""
+
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from headgate.api.application import Route
+from headgate.api.exchange import Exchange
+from headgate.api.wire.decode import decode
+from headgate.core.errors import NotFound
+from headgate.core.principal import KeyLimits, Scope
+from headgate.pipeline.keyring import KeyRecord, KeySpec
+
+
+class Key(Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """A key as administrators see it. Times are Unix seconds."""
+
+    id: str
+    object: Literal["headgate.key"] = "headgate.key"
+    prefix: str
+    name: str
+    tenant: str
+    scopes: tuple[Scope, ...]
+    models: tuple[str, ...] | None
+    limits: KeyLimits
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None
+
+
+class NewKey(Key, frozen=True, kw_only=True):
+    """A key just made: the only time that `key` itself is shown."""
+
+    key: str
+
+
+class KeyList(Struct, frozen=True, kw_only=True):
+    object: Literal["list"] = "list"
+    data: list[Key]
+
+
+class DeletedKey(Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["headgate.key.deleted"] = "headgate.key.deleted"
+    deleted: bool = True
+
+
+_spec = msgspec.json.Decoder(KeySpec)
+
+
+def _key(record: KeyRecord) -> Key:
+    return msgspec.convert(record, Key, from_attributes=True)
+
+
+async def _create(exchange: Exchange) -> None:
+    exchange.principal("admin")
+    raw = await exchange.body(int(exchange.settings.max_admin_body_kb * 1024))
+    created = await exchange.services.keys.create(decode(_spec, raw or b"{}"))
+    fields = msgspec.structs.asdict(_key(created.record))
+    fields.pop("object")
+    await exchange.send_json(NewKey(**fields, key=created.key))
+
+
+async def _list(exchange: Exchange) -> None:
+    exchange.principal("admin")
+    records = await exchange.services.keys.list()
+    await exchange.send_json(KeyList(data=[_key(record) for record in records]))
+
+
+async def _get(exchange: Exchange) -> None:
+    exchange.principal("admin")
+    for record in await exchange.services.keys.list():
+        if record.id == exchange.path_id:
+            await exchange.send_json(_key(record))
+            return
+    raise NotFound(f"There is no key '{exchange.path_id[:100]}'. GET /admin/keys lists all.", code="key_not_found")
+
+
+async def _revoke(exchange: Exchange) -> None:
+    exchange.principal("admin")
+    record = await exchange.services.keys.revoke(exchange.path_id)
+    await exchange.send_json(DeletedKey(id=record.id))
+
+
+ROUTES = (
+    Route(
+        method="POST",
+        path="/admin/keys",
+        endpoint=_create,
+        scope="admin",
+        summary="Make a key.",
+        takes=KeySpec,
+        gives=NewKey,
+    ),
+    Route(method="GET", path="/admin/keys", endpoint=_list, scope="admin", summary="All keys.", gives=KeyList),
+    Route(method="GET", path="/admin/keys/{id}", endpoint=_get, scope="admin", summary="One key.", gives=Key),
+    Route(
+        method="DELETE",
+        path="/admin/keys/{id}",
+        endpoint=_revoke,
+        scope="admin",
+        summary="Revoke a key, at once.",
+        gives=DeletedKey,
+    ),
+)

@@ -1,0 +1,54 @@
+"""What the endpoints are handed at start: everything below the api that they may call."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from headgate.core.call import Call
+from headgate.core.clock import Clock
+from headgate.core.ids import Ids
+from headgate.core.ports import ModelInfo
+from headgate.core.principal import Principal, Scope
+from headgate.core.reply import Reply
+from headgate.core.target import RouteTable
+from headgate.pipeline.keyring import CreatedKey, KeyRecord, KeySpec
+from headgate.pipeline.usage import UsageQuery, UsageRow
+
+
+class Gateway(Protocol):
+    async def handle(self, call: Call) -> Reply:
+        """Raises `HeadgateError` before the first byte. The caller closes the reply."""
+
+
+class Auth(Protocol):
+    def check(self, credential: str | None, scope: Scope) -> Principal:
+        """Raises `Unauthorized` or `Forbidden`."""
+
+
+class Keys(Protocol):
+    async def create(self, spec: KeySpec) -> CreatedKey: ...
+
+    async def list(self) -> list[KeyRecord]: ...
+
+    async def revoke(self, key_id: str) -> KeyRecord:
+        """Raises `NotFound`."""
+
+
+class Services(Struct, frozen=True, kw_only=True):
+    """Filled by `app.build`."""
+
+    gateway: Gateway
+    auth: Auth
+    routes: Callable[[], RouteTable]
+    visible_models: Callable[[Principal], Sequence[ModelInfo]]
+    keys: Keys
+    usage: Callable[[UsageQuery], Awaitable[Sequence[UsageRow]]]
+    ready: Callable[[], tuple[bool, dict[str, object]]]
+    metrics: Callable[[], tuple[bytes, bytes]]
+    """Body and content type."""
+    on_bug: Callable[[str, BaseException], None]
+    """Told the request's id and the exception of every fault of ours; it logs them."""
+    clock: Clock
+    ids: Ids
+    version: str
