@@ -31,6 +31,8 @@ class Call(Struct, frozen=True, kw_only=True):
     """The API key as sent. Only `pipeline/auth` reads it; it is never logged."""
     client: str = ""
     """The caller's address, without port."""
+    client_request_id: str | None = None
+    """The client's own name for the request (`X-Client-Request-Id`), cleaned for logs."""
     retry_count: int = 0
     """Which retry of the client's own SDK this is (`x-stainless-retry-count`)."""
     idempotency_key: str | None = None
