@@ -1,6 +1,6 @@
 import random
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headgate.core.ids import Ids
@@ -17,6 +17,7 @@ def test_an_id_is_its_prefix_and_26_characters_that_are_hard_to_misread() -> Non
     assert set(rest) <= CROCKFORD
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(min_value=0.001, max_value=1e7), min_size=1, max_size=20), st.integers())
 def test_ids_sort_by_the_millisecond_they_were_made(steps: list[float], seed: int) -> None:
     clock = VirtualClock(start=0.0)
