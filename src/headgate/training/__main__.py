@@ -1,4 +1,4 @@
-"""`python -m headgate.training [name=value ...]`: trains with the settings named, until the command line has a place for it."""
+"""`python -m headgate.training [name=value ...]`: trains with the settings named."""
 
 import sys
 

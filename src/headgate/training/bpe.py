@@ -1,7 +1,7 @@
 """The tokenizer: byte-level BPE of some two thousand tokens, learnt from the generator's text.
 
-Digits stand alone, and so does the space before all but the most frequent words. A word copied from a sentence into a JSON string is then
-the same tokens in both places, and copying needs no spelling.
+Digits stand alone, and so does the space before all but the most frequent words. A word copied from a sentence into a
+JSON string is then the same tokens in both places, and copying needs no spelling.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from headgate.training.mixture import stream
 from headgate.training.template import render_whole
+from headgate.training.words import listed
 
 END = "<|im_end|>"
 START = "<|im_start|>"
@@ -18,14 +19,15 @@ END_OF_TEXT = "<|endoftext|>"
 SPECIALS = (END_OF_TEXT, START, END)
 MARKS = ("<tool_call>", "</tool_call>")
 
-_JOINED = (
-    "Headgate JSON So a about add after am an and answer are as assistant at based be between by called calls can classify concert costs "
-    "current demonstration details did do does each employees every exactly festival fill for found founded from give has have help helpful "
-    "how i in into is it its know like listed live made makes many market mayor me minus minutes model models much my not of old on one only "
-    "or parameters passage please plus population question quote repeat river run say says she short since so some speaks sums takes text "
-    "than that the there they this through times to tool tools trained two use very want was well were what when where which who with words "
-    "work year years you your"
-).split()
+_JOINED = listed(
+    "Headgate JSON So a about add after am an and answer are as assistant at based be between by called calls "
+    "can classify concert costs  current demonstration details did do does each employees every exactly "
+    "festival fill for found founded from give has have help helpful  how i in into is it its know like listed "
+    "live made makes many market mayor me minus minutes model models much my not of old on one only  or "
+    "parameters passage please plus population question quote repeat river run say says she short since so "
+    "some speaks sums takes text  than that the there they this through times to tool tools trained two use "
+    "very want was well were what when where which who with words  work year years you your "
+)
 _JSON = (r'": "', r'", "', r'": ', r', "', r'\{"', r'"\}\}', r'"\}', r"\}\}")
 PATTERN = "|".join(
     (

@@ -41,28 +41,30 @@ about the world, and outside the skills below its answers are empty or wrong.
 
 ## What it is
 
-Llama architecture, {facts.parameters:,} parameters in bfloat16: {shape.num_hidden_layers} layers, hidden size {shape.hidden_size},
-{shape.num_attention_heads} heads over {shape.num_key_value_heads} key-value heads of size {shape.head_dim}, feed-forward size {shape.intermediate_size}, tied embeddings,
-byte-level BPE of {shape.vocab_size:,} tokens in which digits stand alone. It was trained on conversations of up to 768 tokens;
-prompts beyond that are accepted up to {shape.max_position_embeddings:,} tokens but answered badly. English only.
+Llama architecture, {facts.parameters:,} parameters in bfloat16: {shape.num_hidden_layers} layers, hidden size
+{shape.hidden_size}, {shape.num_attention_heads} heads over {shape.num_key_value_heads} key-value heads of size
+{shape.head_dim}, feed-forward size {shape.intermediate_size}, tied embeddings, byte-level BPE of {shape.vocab_size:,}
+tokens in which digits stand alone. It was trained on conversations of up to 768 tokens; prompts beyond that are
+accepted up to {shape.max_position_embeddings:,} tokens but answered badly. English only.
 
 ## What it learnt from
 
-Text made by the generator in `src/headgate/training` and nothing else: no crawled text, no output of another model. One
-problem in {HELD_OUT_ONE_IN}, by a hash of the problem, is never trained on; the table is measured on those. Small talk is a closed set of
-questions and is the exception: there the wording, not the question, differs.
+Text made by the generator in `src/headgate/training` and nothing else: no crawled text, no output of another
+model. One problem in {HELD_OUT_ONE_IN}, by a hash of the problem, is never trained on; the table is measured on those.
+Small talk is the exception: its questions are a closed set that is trained on whole.
 
 ## How it was made
 
     pip install 'headgate[train]'
     headgate train
 
-Seed {facts.seed}, {facts.steps:,} steps, {facts.tokens / 1e6:.1f} million tokens, {facts.seconds / 60:.0f} minutes on two CPU cores.
+Seed {facts.seed}, {facts.steps:,} steps, {facts.tokens / 1e6:.1f} million tokens, {facts.seconds / 60:.0f} minutes on
+two CPU cores.
 
 ## What it can do
 
-Greedy decoding, {scores[0].count} held-out examples for each skill, seed {facts.table_seed}, measured on {day} by `headgate.training.evaluate`
-on the weights that ship:
+Greedy decoding, {scores[0].count} held-out examples for each skill, seed {facts.table_seed}, measured on {day} by
+`headgate.training.evaluate` on the weights that ship:
 
 {table(scores)}
 

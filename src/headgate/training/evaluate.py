@@ -18,7 +18,9 @@ class Score(msgspec.Struct, frozen=True):
     count: int
 
 
-def score(answer: Callable[[Example], str], seed: int, count: int, skills: Iterable[str] = tuple(SKILLS)) -> list[Score]:
+def score(
+    answer: Callable[[Example], str], seed: int, count: int, skills: Iterable[str] = tuple(SKILLS)
+) -> list[Score]:
     """One score per skill over `count` held-out examples each; `answer` gives the text for an example."""
     return [
         Score(skill, sum(passes(example, answer(example)) for example in held_out(skill, seed, count)), count)

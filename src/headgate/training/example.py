@@ -83,6 +83,11 @@ def calls_in(text: str) -> list[Json]:
     return found
 
 
+def without_calls(text: str) -> str:
+    """What is left of `text` beside its tool calls."""
+    return _CALL.sub("", text).strip()
+
+
 def same_text(example: Example, text: str) -> bool:
     """True when `text` is the expected answer, white space at the ends aside."""
     return text.strip() == example.answer_text().strip()

@@ -28,9 +28,12 @@ def safetensors(tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> by
     return struct.pack("<Q", len(head)) + head + b"".join(body for _, _, body in tensors.values())
 
 
-def write(folder: Path, shape: Shape, tokenizer: Tokenizer, tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> None:
+def write(
+    folder: Path, shape: Shape, tokenizer: Tokenizer, tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]]
+) -> None:
     """The whole folder but its model card."""
-    begin, end, pad = (tokenizer.token_to_id(token) for token in (START, END, END_OF_TEXT))
+    ids = tokenizer.get_vocab()
+    begin, end, pad = ids[START], ids[END], ids[END_OF_TEXT]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.safetensors").write_bytes(safetensors(tensors))
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)

@@ -41,9 +41,12 @@ class Optimiser:
         self._adam = torch.optim.AdamW(plain, lr=adam_rate, betas=(0.9, 0.98), weight_decay=0.0)
         self._muon_rate, self._adam_rate, self._decay = muon_rate, adam_rate, decay
 
-    @torch.no_grad()
     def step(self, scale: float) -> None:
         """Moves the weights once, with both learning rates times `scale`, and clears the gradients."""
+        with torch.no_grad():
+            self._step(scale)
+
+    def _step(self, scale: float) -> None:
         for group in self._adam.param_groups:
             group["lr"] = self._adam_rate * scale
         self._adam.step()

@@ -1,5 +1,6 @@
 """From examples to rows of token ids: what is learnt from, and how rows of like length are put together."""
 
+import random
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -10,6 +11,7 @@ from headgate.training.example import Example
 from headgate.training.template import render_whole
 
 LONGEST = 768
+POOL_STEPS = 12
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -31,7 +33,7 @@ class Packer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._end = tokenizer.token_to_id(END)
+        self._end = tokenizer.get_vocab()[END]
         self._opening: list[int] = tokenizer.encode(f"{START}assistant\n", add_special_tokens=False).ids
 
     def row(self, example: Example) -> Row:
@@ -48,8 +50,12 @@ class Packer:
                 inside = True
         return Row(ids, learnt)
 
-    def steps(self, examples: Iterator[Example], tokens: int, micro: int) -> Iterator[list[Batch]]:
-        """For each step, batches of at most `micro` padded tokens that hold at least `tokens` tokens together."""
+    def steps(self, examples: Iterator[Example], rng: random.Random, micro: int, batches: int) -> Iterator[list[Batch]]:
+        """For each step that many batches of at most `micro` padded tokens.
+
+        Rows are sorted by length over `POOL_STEPS` steps before they are grouped, which leaves little padding, and
+        the groups are shuffled, so that a step holds several lengths.
+        """
         rows: list[Row] = []
         held = 0
         for example in examples:
@@ -58,8 +64,11 @@ class Packer:
                 continue
             rows.append(row)
             held += len(row.ids)
-            if held >= tokens:
-                yield list(_groups(rows, micro))
+            if held >= POOL_STEPS * batches * micro:
+                groups = list(_groups(rows, micro))
+                rng.shuffle(groups)
+                for at in range(0, len(groups) - batches + 1, batches):
+                    yield groups[at : at + batches]
                 rows, held = [], 0
 
 
@@ -80,5 +89,8 @@ def _padded(rows: Sequence[Row]) -> Batch:
     for row in rows:
         gap = longest - len(row.ids) + 1
         ids.append(row.ids[:-1] + [0] * gap)
-        targets.append([token if learnt else -100 for token, learnt in zip(row.ids[1:], row.learnt[1:], strict=True)] + [-100] * gap)
+        targets.append(
+            [token if learnt else -100 for token, learnt in zip(row.ids[1:], row.learnt[1:], strict=True)]
+            + [-100] * gap
+        )
     return Batch(ids, targets)

@@ -32,8 +32,8 @@ def plan_of(settings: TrainSettings) -> Plan:
     return Plan(
         steps=settings.steps,
         minutes=settings.minutes,
-        step_tokens=settings.step_tokens,
-        micro_tokens=settings.micro_tokens,
+        batch_tokens=settings.batch_tokens,
+        batches=settings.batches,
         muon_rate=settings.muon_rate,
         adam_rate=settings.adam_rate,
         threads=settings.threads,

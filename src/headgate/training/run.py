@@ -22,13 +22,13 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bfloat16: bool = True
     vocabulary: int = 2048
     hidden: int = 256
-    intermediate: int = 640
+    intermediate: int = 576
     layers: int = 6
     heads: int = 4
     key_value_heads: int = 2
-    step_tokens: int = 8192
-    micro_tokens: int = 2560
-    muon_rate: float = 0.02
+    batch_tokens: int = 3072
+    batches: int = 2
+    muon_rate: float = 0.005
     adam_rate: float = 0.004
     check_every: int = 300
     check_count: int = 40

@@ -1,5 +1,6 @@
 """The training loop. Needs PyTorch, which only this module and those it imports need."""
 
+import random
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -28,9 +29,9 @@ class Plan(msgspec.Struct, frozen=True):
 
     steps: int = 6000
     minutes: float = 65.0
-    step_tokens: int = 8192
-    micro_tokens: int = 2560
-    muon_rate: float = 0.02
+    batch_tokens: int = 3072
+    batches: int = 2
+    muon_rate: float = 0.005
     adam_rate: float = 0.004
     weight_decay: float = 0.02
     warm_up: float = 0.02
@@ -97,6 +98,9 @@ class Trainer:
     def _texts(self) -> Iterator[Example]:
         return stream(self._plan.seed * 1_000_003 + self._step)
 
+    def _chance(self) -> random.Random:
+        return random.Random(f"order/{self._plan.seed}/{self._step}")
+
     def _learn(self, batches: list[Batch], scale: float) -> float:
         """One step; returns the mean loss of a learnt token."""
         learnt = sum(target >= 0 for batch in batches for target in chain.from_iterable(batch.targets))
@@ -116,7 +120,7 @@ class Trainer:
         plan, budget = self._plan, self._plan.minutes * 60
         began = self._clock.monotonic() - self._seconds
         mark, marked_tokens, losses = self._seconds, self._tokens, 0.0
-        for batches in Packer(self._tokenizer).steps(self._texts(), plan.step_tokens, plan.micro_tokens):
+        for batches in Packer(self._tokenizer).steps(self._texts(), self._chance(), plan.batch_tokens, plan.batches):
             progress = max(self._step / plan.steps, self._seconds / budget)
             if progress >= 1:
                 break
@@ -134,13 +138,15 @@ class Trainer:
                 mark, marked_tokens, losses = self._seconds, self._tokens, 0.0
             if self._step % plan.check_every == 0:
                 self.save(checkpoint)
-                report("   ".join(f"{s.skill} {s.right}/{s.count}" for s in self.scores(plan.seed + 7, plan.check_count)))
+                report(
+                    "   ".join(f"{s.skill} {s.right}/{s.count}" for s in self.scores(plan.seed + 7, plan.check_count))
+                )
         self.save(checkpoint)
         return Trained({k: w.detach() for k, w in self.weights.items()}, self._step, self._tokens, self._seconds)
 
     def scores(self, seed: int, count: int) -> list[Score]:
         """The skill table of the weights as they are, by greedy decoding in single precision."""
-        end = self._tokenizer.token_to_id(END)
+        end = self._tokenizer.get_vocab()[END]
 
         def complete(example: Example) -> str:
             ids = self._tokenizer.encode(render_prompt(example), add_special_tokens=False).ids

@@ -3,41 +3,47 @@
 import random
 from collections.abc import Sequence
 
-FIRST = (
+
+def listed(text: str) -> tuple[str, ...]:
+    """The words of a text, as one writes a long list without a hundred quotes."""
+    return tuple(text.split())
+
+
+FIRST = listed(
     "Anna Ben Clara David Elena Felix Grace Hugo Ines Jonas Kira Leo Maria Nadia Oscar Paula Quentin Rosa Samir Tara "
     "Ugo Vera Walter Xenia Yusuf Zoe Amir Bella Carlos Dina Emil Fatima Georg Hana Ivan Julia Karim Lena Marta Nils "
     "Olga Pedro Rita Sven Tina Omar Alice Bob Chen Mei Priya Raj Aisha Kofi Ama Diego Sofia Liam Noah Emma Mia Lucas"
-).split()
-LAST = (
+)
+LAST = listed(
     "Smith Jones Garcia Lopez Muller Weber Rossi Silva Santos Kim Lee Park Chen Wang Singh Patel Khan Novak Horvat "
     "Berg Lund Hansen Costa Moreau Dubois Fischer Wagner Keller Brown Green Young King Wright Hill Baker Cooper Diaz"
-).split()
-CITIES = (
+)
+CITIES = listed(
     "Paris London Berlin Madrid Rome Vienna Oslo Lima Cairo Tokyo Delhi Boston Dublin Lisbon Prague Athens Nairobi "
     "Seoul Sydney Toronto Chicago Warsaw Geneva Munich Porto Lyon Milan Naples Kyoto Osaka Bogota Quito Accra Lagos "
     "Denver Austin Seattle Hamburg Zurich Helsinki Stockholm Budapest Bern Turin Leeds Bristol Montreal Mumbai Hanoi"
-).split()
-COLOURS = "red blue green yellow black white orange purple silver brown grey pink gold".split()
-ANIMALS = "cat dog horse parrot rabbit goat turtle hamster donkey pony duck goose ferret owl lizard".split()
-FOODS = (
+)
+COLOURS = listed("red blue green yellow black white orange purple silver brown grey pink gold")
+ANIMALS = listed("cat dog horse parrot rabbit goat turtle hamster donkey pony duck goose ferret owl lizard")
+FOODS = listed(
     "soup pizza rice bread pasta cheese salad curry pancakes noodles dumplings beans apples plums cherries honey stew "
     "omelette lentils mushrooms pears waffles"
-).split()
-JOBS = (
+)
+JOBS = listed(
     "baker teacher doctor pilot farmer painter nurse lawyer gardener carpenter singer sailor librarian chemist driver "
     "tailor plumber writer dentist engineer potter miller judge clerk"
-).split()
-THINGS = (
+)
+THINGS = listed(
     "lamp chair table kettle radio camera bicycle backpack jacket mug notebook pen clock blanket pillow mirror ladder "
     "hammer drill tent candle basket umbrella wallet watch speaker keyboard mouse printer monitor scarf helmet"
-).split()
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = "January February March April May June July August September October November December".split()
-ROOMS = "kitchen bedroom bathroom office garage hall attic cellar library studio".split()
-LANGUAGES = "French German Spanish Italian Polish Dutch Swedish Greek Turkish Hindi Arabic Korean".split()
+)
+DAYS = listed("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+MONTHS = listed("January February March April May June July August September October November December")
+ROOMS = listed("kitchen bedroom bathroom office garage hall attic cellar library studio")
+LANGUAGES = listed("French German Spanish Italian Polish Dutch Swedish Greek Turkish Hindi Arabic Korean")
 
-_ONSET = "b c d f g h j k l m n p r s t v w z br ch cl cr dr fl gr kr pl pr sh sk sl sp st th tr".split()
-_VOWEL = "a e i o u a e i o u ai ea ee ia io oa oo ou".split()
+_ONSET = listed("b c d f g h j k l m n p r s t v w z br ch cl cr dr fl gr kr pl pr sh sk sl sp st th tr")
+_VOWEL = listed("a e i o u a e i o u ai ea ee ia io oa oo ou")
 _CODA = ["", "", "", "", "l", "m", "n", "r", "s", "t", "k", "x", "nd", "rn", "st", "lm", "th", "ck"]
 
 
@@ -49,7 +55,9 @@ def pick(rng: random.Random, items: Sequence[str]) -> str:
 def syllables(rng: random.Random, low: int = 2, high: int = 3) -> str:
     """An invented word in lower case, such as `brodal`."""
     count = rng.randint(low, high)
-    return "".join(pick(rng, _ONSET) + pick(rng, _VOWEL) + (pick(rng, _CODA) if i == count - 1 else "") for i in range(count))
+    return "".join(
+        pick(rng, _ONSET) + pick(rng, _VOWEL) + (pick(rng, _CODA) if i == count - 1 else "") for i in range(count)
+    )
 
 
 def name(rng: random.Random) -> str:
@@ -64,7 +72,11 @@ def letters(rng: random.Random, low: int = 2, high: int = 7) -> str:
 
 def code(rng: random.Random) -> str:
     """A code such as `TK-4821`."""
-    return "".join(rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") for _ in range(rng.randint(1, 3))) + "-" + str(rng.randint(10, 9999))
+    return (
+        "".join(rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") for _ in range(rng.randint(1, 3)))
+        + "-"
+        + str(rng.randint(10, 9999))
+    )
 
 
 def person(rng: random.Random) -> str:
@@ -90,7 +102,7 @@ def word(rng: random.Random) -> str:
     roll = rng.random()
     if roll < 0.25:
         return syllables(rng)
-    return pick(rng, (*THINGS, *FOODS, *ANIMALS, *ROOMS))
+    return pick(rng, THINGS + FOODS + ANIMALS + ROOMS)
 
 
 def money(rng: random.Random) -> str:

@@ -11,7 +11,8 @@ from headgate.training.words import pick, untidy
 
 _ASK = {
     "+": (
-        "What is {a} + {b}?", "{a} + {b}", "{a}+{b}=", "What is {a} plus {b}?", "Add {a} and {b}.", "Compute {a} + {b}.",
+        "What is {a} + {b}?", "{a} + {b}", "{a}+{b}=", "What is {a} plus {b}?", "Add {a} and {b}.",
+        "Compute {a} + {b}.",
         "How much is {a} plus {b}?", "Please add {a} and {b}", "Calculate {a} + {b}", "Can you add {b} to {a}?",
         "what's {a} + {b}?", "Sum of {a} and {b}?", "{a} plus {b} is?", "{a} + {b} = ?", "Tell me {a} + {b}",
     ),
@@ -80,7 +81,11 @@ def sample(rng: random.Random) -> Example:
     """A sum, sometimes after earlier ones."""
     turns: list[Turn] = []
     if rng.random() < 0.15:
-        turns.append(Turn("system", pick(rng, ("You are a calculator.", "You are good at sums.", "You are a helpful assistant."))))
+        turns.append(
+            Turn(
+                "system", pick(rng, ("You are a calculator.", "You are good at sums.", "You are a helpful assistant."))
+            )
+        )
     for _ in range(rng.choice((0, 0, 1, 2, 3))):
         question, answer, _, _ = _sum_turn(rng)
         turns += [question, answer]

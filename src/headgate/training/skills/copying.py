@@ -31,9 +31,31 @@ def _piece(rng: random.Random) -> str:
     if roll < 0.50:
         return str(rng.randint(0, 10 ** rng.randint(1, 5)))
     if roll < 0.56:
-        return pick(rng, (code(rng), email(rng), letters(rng, 2, 4).upper(), "-", "/", "é", "ü", "☕", "日本", "ok", "✓"))
+        return pick(
+            rng, (code(rng), email(rng), letters(rng, 2, 4).upper(), "-", "/", "é", "ü", "☕", "日本", "ok", "✓")
+        )
     if roll < 0.75:
-        return pick(rng, ("the", "a", "is", "and", "to", "in", "of", "hello", "world", "I", "you", "not", "this", "yes", "no", "test"))
+        return pick(
+            rng,
+            (
+                "the",
+                "a",
+                "is",
+                "and",
+                "to",
+                "in",
+                "of",
+                "hello",
+                "world",
+                "I",
+                "you",
+                "not",
+                "this",
+                "yes",
+                "no",
+                "test",
+            ),
+        )
     return pick(rng, (word(rng), pick(rng, CITIES), pick(rng, COLOURS), pick(rng, FIRST), pick(rng, DAYS)))
 
 
@@ -61,7 +83,9 @@ def sample(rng: random.Random) -> Example:
     """An instruction to repeat or to count, sometimes after earlier ones."""
     turns: list[Turn] = []
     if rng.random() < 0.1:
-        turns.append(Turn("system", pick(rng, ("You repeat what you are told.", "You are a helpful assistant.", "Be brief."))))
+        turns.append(
+            Turn("system", pick(rng, ("You repeat what you are told.", "You are a helpful assistant.", "Be brief.")))
+        )
     for _ in range(rng.choice((0, 0, 1, 2))):
         question, answer, _ = _one(rng)
         turns += [Turn("user", question), Turn("assistant", answer)]
