@@ -47,7 +47,7 @@ def welcome(host: str, port: int, key: str | None, models: Sequence[str], troubl
             "  Try it:",
             "",
             f"    curl {base}/chat/completions \\",
-            f"      -H 'Authorization: Bearer {key or '$HEADGATE_API_KEY'}' \\",
+            f'      -H "Authorization: Bearer {key or "$HEADGATE_BOOTSTRAP_KEY"}" \\',
             "      -H 'Content-Type: application/json' \\",
             f"      -d '{body}'",
         ]

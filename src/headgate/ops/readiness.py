@@ -17,5 +17,4 @@ class Readiness:
     def __call__(self) -> tuple[bool, dict[str, Any]]:
         results = {name: check() for name, check in self._checks.items()}
         ok = not self.draining and all(passed for passed, _ in results.values())
-        status = "draining" if self.draining else "ready" if ok else "starting"
-        return ok, {"status": status, "checks": {name: detail for name, (_, detail) in results.items()}}
+        return ok, {"draining": self.draining, **{name: detail for name, (_, detail) in results.items()}}

@@ -123,7 +123,7 @@ def _key_row(record: KeyRecord) -> dict[str, Any]:
 
 
 def _key_record(row: dict[str, Any]) -> KeyRecord:
-    row.pop("hash")
+    row = {str(name): value for name, value in row.items() if name != "hash"}  # SQLAlchemy's names are a kind of str
     row["limits"] = msgspec.convert(row["limits"] or {}, KeyLimits)
     return msgspec.convert(row, KeyRecord)
 

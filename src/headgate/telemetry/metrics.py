@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from headgate.core.usage import Receipt
@@ -33,6 +33,7 @@ class Metrics:
     """Every metric of the gateway. Gauges are read from the callables in `watch` when the page is asked for."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # a second line per series that nothing reads
         self.registry = CollectorRegistry()
         r = self.registry
         self._calls = Counter(
