@@ -42,7 +42,7 @@ class Inference:
         folder = model_folder(config.model)
         name = model_name(config)
         self.client = EngineClient(folder, config.settings, clock=clock)
-        self.backend = EmbeddedBackend(EMBEDDED, self.client, name, clock, ids)
+        self.backend = EmbeddedBackend(EMBEDDED, self.client, clock=clock, ids=ids, model=name)
         self.models = (ModelInfo(name, owned_by="headgate"),)
         self._log = log
 
