@@ -76,7 +76,7 @@ def test_it_is_ready_after_a_real_token_and_generates_the_references_text(tmp_pa
         assert client.ready
         assert set(client.phases) == {"config", "weights", "kv_cache", "first_token"}
         prompts = [[1, 2, 3], [50] * 40, [96]]
-        generations = [client.submit(tuple(prompt), GREEDY, max_tokens=40) for prompt in prompts]
+        generations = [client.submit([tuple(prompt)], GREEDY, max_tokens=40) for prompt in prompts]
         for prompt, answer in zip(prompts, await asyncio.gather(*map(text, generations)), strict=True):
             assert answer == reference.greedy(tiny.CONFIG, tensors, prompt, 40)
         assert client.stats.generated_tokens == 120
@@ -91,7 +91,7 @@ def test_choices_interleave_and_each_ends_once(folder: Path) -> None:
         params = SamplingParams(temperature=1.0, seed=3, stop_ids=(2,), logprobs=2)
         finishes: dict[int, str] = {}
         lengths = dict.fromkeys(range(4), 0)
-        async for delta in client.submit((7, 8), params, max_tokens=30, choices=4):
+        async for delta in client.submit([(7, 8)], params, max_tokens=30, choices=4):
             assert delta.choice not in finishes
             assert delta.scores is not None
             assert len(delta.scores) == len(delta.tokens)
@@ -107,8 +107,8 @@ def test_choices_interleave_and_each_ends_once(folder: Path) -> None:
 
 def test_a_slow_reader_gets_merged_deltas_and_every_token(folder: Path) -> None:
     async def work(client: EngineClient) -> None:
-        expected = await text(client.submit((4, 5), GREEDY, max_tokens=300))
-        generation = client.submit((4, 5), GREEDY, max_tokens=300)
+        expected = await text(client.submit([(4, 5)], GREEDY, max_tokens=300))
+        generation = client.submit([(4, 5)], GREEDY, max_tokens=300)
         await until(lambda: generation.open == 0)
         deltas = [delta async for delta in generation]
         assert len(deltas) == 1
@@ -120,9 +120,9 @@ def test_a_slow_reader_gets_merged_deltas_and_every_token(folder: Path) -> None:
 
 def test_a_closed_reader_frees_its_blocks_and_others_go_on(folder: Path) -> None:
     async def work(client: EngineClient) -> None:
-        expected = await text(client.submit((9,), GREEDY, max_tokens=100))
-        leaving = [client.submit((3,) * 30, GREEDY, max_tokens=480) for _ in range(8)]
-        staying = client.submit((9,), GREEDY, max_tokens=100)
+        expected = await text(client.submit([(9,)], GREEDY, max_tokens=100))
+        leaving = [client.submit([(3,) * 30], GREEDY, max_tokens=480) for _ in range(8)]
+        staying = client.submit([(9,)], GREEDY, max_tokens=100)
         for generation in leaving:
             await anext(generation)
         drawn = client.stats.generated_tokens
@@ -139,7 +139,7 @@ def test_a_closed_reader_frees_its_blocks_and_others_go_on(folder: Path) -> None
 def test_one_choice_can_be_cancelled_while_the_others_finish(folder: Path) -> None:
     async def work(client: EngineClient) -> None:
         params = SamplingParams(temperature=1.0, seed=1, ignore_eos=True)
-        generation = client.submit((7, 8), params, max_tokens=50, choices=3)
+        generation = client.submit([(7, 8)], params, max_tokens=50, choices=3)
         counts = [0, 0, 0]
         async for delta in generation:
             counts[delta.choice] += len(delta.tokens)
@@ -155,23 +155,23 @@ def test_one_choice_can_be_cancelled_while_the_others_finish(folder: Path) -> No
 def test_what_never_fits_is_refused_with_the_numbers(folder: Path) -> None:
     async def work(client: EngineClient) -> None:
         with pytest.raises(BadCall, match=r"512 tokens, but 620 were requested: 600 in the prompt and 20") as caught:
-            client.submit((1,) * 600, GREEDY, max_tokens=20)
+            client.submit([(1,) * 600], GREEDY, max_tokens=20)
         assert caught.value.code == "context_length_exceeded"
         with pytest.raises(BadCall, match="empty"):
-            client.submit((), GREEDY, max_tokens=20)
+            client.submit([()], GREEDY, max_tokens=20)
         with pytest.raises(BadCall, match="between 0 and 96"):
-            client.submit((97,), GREEDY, max_tokens=20)
+            client.submit([(97,)], GREEDY, max_tokens=20)
 
     run(folder, work)
 
 
 def test_a_full_queue_refuses_at_once_and_takes_again_later(folder: Path) -> None:
     async def work(client: EngineClient) -> None:
-        held = [client.submit((1,), GREEDY, max_tokens=400) for _ in range(5)]
+        held = [client.submit([(1,)], GREEDY, max_tokens=400) for _ in range(5)]
         with pytest.raises(Overloaded, match="5 sequences are in flight"):
-            client.submit((1,), GREEDY, max_tokens=1)
+            client.submit([(1,)], GREEDY, max_tokens=1)
         held[0].close()
-        assert len(await text(client.submit((1,), GREEDY, max_tokens=3))) == 3
+        assert len(await text(client.submit([(1,)], GREEDY, max_tokens=3))) == 3
         for generation in held:
             generation.close()
 
@@ -180,9 +180,9 @@ def test_a_full_queue_refuses_at_once_and_takes_again_later(folder: Path) -> Non
 
 def test_a_killed_worker_fails_what_was_in_flight_and_is_replaced(folder: Path) -> None:
     async def work(client: EngineClient) -> None:
-        expected = await text(client.submit((9,), GREEDY, max_tokens=20))
+        expected = await text(client.submit([(9,)], GREEDY, max_tokens=20))
         before = client.stats
-        generations = [client.submit((3,), GREEDY, max_tokens=500) for _ in range(3)]
+        generations = [client.submit([(3,)], GREEDY, max_tokens=500) for _ in range(3)]
         await anext(generations[0])
         first = client.pid
         assert first is not None
@@ -190,11 +190,11 @@ def test_a_killed_worker_fails_what_was_in_flight_and_is_replaced(folder: Path) 
         outcomes = await asyncio.gather(*(ended(text(generation)) for generation in generations))
         assert outcomes == ["overloaded"] * 3
         with pytest.raises(Overloaded):
-            client.submit((9,), GREEDY, max_tokens=20)
+            client.submit([(9,)], GREEDY, max_tokens=20)
         await client.wait_ready()
         assert client.pid != first
         assert client.restarts == 1
-        assert await text(client.submit((9,), GREEDY, max_tokens=20)) == expected
+        assert await text(client.submit([(9,)], GREEDY, max_tokens=20)) == expected
         assert client.stats.generated_tokens >= before.generated_tokens + 20
 
     run(folder, work)
@@ -202,7 +202,7 @@ def test_a_killed_worker_fails_what_was_in_flight_and_is_replaced(folder: Path) 
 
 def test_interrupts_and_terminations_are_left_to_the_parent(folder: Path) -> None:
     async def work(client: EngineClient) -> None:
-        generation = client.submit((9,), GREEDY, max_tokens=400)
+        generation = client.submit([(9,)], GREEDY, max_tokens=400)
         await anext(generation)
         assert client.pid is not None
         os.kill(client.pid, signal.SIGINT)
@@ -215,12 +215,12 @@ def test_interrupts_and_terminations_are_left_to_the_parent(folder: Path) -> Non
 
 def test_drain_finishes_what_runs_and_refuses_more(folder: Path) -> None:
     async def work(client: EngineClient) -> None:
-        generation = client.submit((9,), GREEDY, max_tokens=200)
+        generation = client.submit([(9,)], GREEDY, max_tokens=200)
         reading = asyncio.ensure_future(text(generation))
         await asyncio.sleep(0)
         await client.drain()
         with pytest.raises(Overloaded, match="shutting down"):
-            client.submit((9,), GREEDY, max_tokens=1)
+            client.submit([(9,)], GREEDY, max_tokens=1)
         assert len(await reading) == 200
 
     run(folder, work)
@@ -229,7 +229,7 @@ def test_drain_finishes_what_runs_and_refuses_more(folder: Path) -> None:
 def test_closing_fails_what_is_in_flight(folder: Path) -> None:
     async def main() -> None:
         client = await EngineClient.start(folder, clock=SystemClock())
-        generation = client.submit((9,), GREEDY, max_tokens=500)
+        generation = client.submit([(9,)], GREEDY, max_tokens=500)
         await anext(generation)
         pid = client.pid
         await client.aclose()
@@ -261,7 +261,7 @@ def test_the_worker_ends_when_its_parent_is_killed(folder: Path) -> None:
 
         async def main():
             client = await EngineClient.start(Path(sys.argv[1]), clock=SystemClock())
-            generation = client.submit((1,), SamplingParams(ignore_eos=True), max_tokens=500)
+            generation = client.submit([(1,)], SamplingParams(ignore_eos=True), max_tokens=500)
             await anext(generation)
             print(client.pid, flush=True)
             await asyncio.Event().wait()

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from headgate.core.clock import Clock
@@ -120,22 +121,27 @@ class EngineClient:
         return None if self._process is None else self._process.pid
 
     def submit(
-        self, prompt: tuple[int, ...], params: SamplingParams, *, max_tokens: int, choices: int = 1
+        self, prompts: Sequence[tuple[int, ...]], params: SamplingParams, *, max_tokens: int, choices: int = 1
     ) -> Generation:
-        """Raises `BadCall` for what can never fit and `Overloaded` where there is no room or no engine now."""
+        """Generates `choices` continuations of each prompt, numbered on from prompt to prompt.
+
+        Raises `BadCall` for what can never fit and `Overloaded` where there is no room or no engine now.
+        """
         if self._draining or self._closed:
             raise Overloaded("The engine is shutting down.", retry_after=1.0)
         if self._ready is None or self._transport is None:
             raise Overloaded("The engine is starting.", retry_after=1.0)
         limits = self._ready.limits
-        limits.refuse(len(prompt), max_tokens)
-        limits.refuse_tokens(prompt)
+        for prompt in prompts:
+            limits.refuse(len(prompt), max_tokens)
+            limits.refuse_tokens(prompt)
+        wanted = len(prompts) * choices
         in_flight = sum(generation.open for generation in self._generations.values())
-        if in_flight + choices > limits.max_sequences + limits.max_waiting:
+        if in_flight + wanted > limits.max_sequences + limits.max_waiting:
             raise Overloaded(f"The engine's queue is full: {in_flight} sequences are in flight.", retry_after=1.0)
         self._next_request += 1
-        generation = Generation(self._next_request, choices, self._cancel)
-        self._send(wire.Submit(generation.request, prompt, params, max_tokens, choices))
+        generation = Generation(self._next_request, wanted, self._cancel)
+        self._send(wire.Submit(generation.request, tuple(prompts), params, max_tokens, choices))
         self._generations[generation.request] = generation
         return generation
 

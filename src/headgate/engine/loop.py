@@ -77,11 +77,12 @@ class Worker:
 
     def submit(self, message: wire.Submit) -> None:
         """Raises `HeadgateError` where the scheduler refuses; then none of the choices runs."""
-        self._scheduler.limits.refuse_tokens(message.prompt)
         try:
-            for choice in range(message.choices):
+            for choice in range(len(message.prompts) * message.choices):
+                prompt = message.prompts[choice // message.choices]
+                self._scheduler.limits.refuse_tokens(prompt)
                 sequence = Sequence(
-                    self._next_key, message.prompt, message.params, max_tokens=message.max_tokens, choice=choice
+                    self._next_key, prompt, message.params, max_tokens=message.max_tokens, choice=choice
                 )
                 self._scheduler.submit(sequence)
                 self._next_key += 1
@@ -226,7 +227,7 @@ def warm_up(limits: Limits, runner: Runner, clock: Clock) -> None:
     """Generates tokens through a scheduler of its own, so that readiness means that inference works."""
     tokens = min(2, limits.longest - 1)
     trial = Worker(Scheduler(limits), runner, clock)
-    trial.submit(wire.Submit(0, (0,), SamplingParams(temperature=0.0, ignore_eos=True), tokens))
+    trial.submit(wire.Submit(0, ((0,),), SamplingParams(temperature=0.0, ignore_eos=True), tokens))
     drawn = 0
     while trial.busy:
         drawn += len(trial.step())

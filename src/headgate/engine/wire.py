@@ -24,10 +24,10 @@ class Load(Struct, frozen=True, tag="load"):
 
 
 class Submit(Struct, frozen=True, tag="submit"):
-    """One request: `choices` sequences with the same prompt."""
+    """One request: `choices` sequences for each prompt, numbered on from prompt to prompt."""
 
     request: int
-    prompt: tuple[int, ...]
+    prompts: tuple[tuple[int, ...], ...]
     params: SamplingParams
     max_tokens: int
     choices: int = 1

@@ -1,0 +1,153 @@
+"""The backend that needs no server: our own engine, in a process beside the gateway.
+
+Text is turned into token ids here and back; the engine knows ids only. Large texts are rendered and tokenised in a
+worker thread, so that the event loop never waits for them.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from headgate.backends.embedded_params import choices, max_tokens, sampling_params, stops
+from headgate.backends.embedded_prompt import Prompt, PromptMaker, forced_tools
+from headgate.backends.embedded_stream import ChoiceWriter, Form, answer_events
+from headgate.core.call import Call
+from headgate.core.clock import Clock
+from headgate.core.errors import BadCall, HeadgateError, NotFound
+from headgate.core.ids import Ids
+from headgate.core.ports import Answer, Health, ModelInfo, Progress
+from headgate.core.request import ChatRequest, CompletionRequest, NamedTool
+from headgate.core.target import Target
+from headgate.engine.client import EngineClient
+from headgate.engine.plan import SamplingParams
+
+INLINE_BYTES = 32 * 1024
+"""Requests up to this size are tokenised on the event loop: that is faster than a thread."""
+
+
+class EmbeddedBackend:
+    """One model folder behind one engine. Raises `ValueError` where the folder's text side cannot be used."""
+
+    kind = "embedded"
+
+    def __init__(
+        self, name: str, engine: EngineClient, *, clock: Clock, ids: Ids, model: str | None = None, created: int = 0
+    ) -> None:
+        """`engine` is started by whoever builds this; it is closed with the backend. `model` is the folder's name."""
+        self.name = name
+        self.engine = engine
+        self.model = model or engine.folder.name
+        self._created = created
+        self._clock = clock
+        self._ids = ids
+        self._prompts = PromptMaker(engine.folder, clock)
+
+    @classmethod
+    async def load(cls, name: str, folder: Path, *, clock: Clock, ids: Ids) -> "EmbeddedBackend":
+        """Starts an engine with default settings and waits until it has generated a token."""
+        engine = await EngineClient.start(folder, clock=clock)
+        try:
+            return cls(name, engine, clock=clock, ids=ids)
+        except BaseException:
+            await engine.aclose()
+            raise
+
+    async def open(self, call: Call, target: Target) -> Answer:
+        """Raises `BadCall` for what the model cannot do, `Overloaded` where the engine has no room now."""
+        if target.model != self.model:
+            raise NotFound(f"The embedded engine has no model {target.model!r}.", code="model_not_found", param="model")
+        match call.body:
+            case ChatRequest() as request:
+                return await self._chat(call, request)
+            case CompletionRequest() as request:
+                return await self._completion(call, request)
+            case _:
+                raise BadCall(f"The model {self.model!r} cannot make embeddings.", param="model")
+
+    async def models(self) -> Sequence[ModelInfo]:
+        length = self.engine.limits.longest if self.engine.ready else None
+        return (ModelInfo(self.model, self._created, "headgate", length),)
+
+    async def probe(self) -> Health:
+        """Generates one token, as any call would."""
+        start = self._clock.monotonic()
+        try:
+            generation = self.engine.submit([(0,)], SamplingParams(temperature=0.0), max_tokens=1)
+            async for _ in generation:
+                pass
+        except HeadgateError as error:
+            return Health(False, error.message)
+        return Health(True, f"{self.model} generated a token", (self._clock.monotonic() - start) * 1000)
+
+    async def aclose(self) -> None:
+        await self.engine.aclose()
+
+    async def _chat(self, call: Call, request: ChatRequest) -> Answer:
+        _refuse_strict(request)
+        longest = self.engine.limits.longest
+        if len(call.raw) > INLINE_BYTES:
+            prompt = await asyncio.to_thread(self._prompts.chat, request, longest)
+        else:
+            prompt = self._prompts.chat(request, longest)
+        tools = None
+        if request.tools and request.tool_choice != "none":
+            offered = forced_tools(request) or request.tools
+            tools = frozenset(tool.function.name for tool in offered if tool.function is not None)
+        form = Form(
+            stops=stops(request),
+            tools=tools,
+            parallel_tools=request.parallel_tool_calls is not False and not isinstance(request.tool_choice, NamedTool),
+            begun=prompt.begun,
+            ends=frozenset(self.engine.eos_ids),
+        )
+        return self._answer(call, request, [prompt], form)
+
+    async def _completion(self, call: Call, request: CompletionRequest) -> Answer:
+        if request.suffix:
+            raise BadCall("This model cannot fill in text before a suffix.", param="suffix")
+        if request.best_of is not None and request.best_of != (request.n or 1):
+            raise BadCall("best_of is not supported; use n.", param="best_of")
+        if request.echo and request.logprobs is not None:
+            raise BadCall("echo together with logprobs is not supported.", param="echo")
+        longest = self.engine.limits.longest
+        if len(call.raw) > INLINE_BYTES:
+            prompts = await asyncio.to_thread(self._prompts.completion, request, longest)
+        else:
+            prompts = self._prompts.completion(request, longest)
+        echo: list[str] = []
+        if request.echo:
+            echo = [self._prompts.text(prompt.ids) for prompt in prompts for _ in range(request.n or 1)]
+        form = Form(stops=stops(request), echo=echo, ends=frozenset(self.engine.eos_ids))
+        return self._answer(call, request, prompts, form)
+
+    def _answer(
+        self, call: Call, request: ChatRequest | CompletionRequest, prompts: Sequence[Prompt], form: Form
+    ) -> Answer:
+        limits, defaults = self.engine.limits, self._prompts.defaults
+        if not all(prompt.ids for prompt in prompts) or not prompts:
+            raise BadCall("The prompt is empty: it needs at least one token.", param="prompt")
+        params = sampling_params(
+            request, defaults, call_id=call.id, eos_ids=self.engine.eos_ids, vocabulary=limits.vocabulary
+        )
+        lengths = [len(prompt.ids) for prompt in prompts]
+        count = choices(request, len(prompts))
+        allowed = max_tokens(request, defaults, limits, max(lengths))
+        generation = self.engine.submit([prompt.ids for prompt in prompts], params, max_tokens=allowed, choices=count)
+        progress = Progress(input_tokens=sum(lengths), exact=True)
+        vocabulary = self._prompts.vocabulary
+        writers = [ChoiceWriter(index, form, vocabulary, self._ids.new) for index in range(len(prompts) * count)]
+
+        async def close() -> None:  # noqa: RUF029 the port awaits it
+            generation.close()
+
+        stream = answer_events(generation, writers, form, progress)
+        return Answer(stream=stream, progress=progress, close=close)
+
+
+def _refuse_strict(request: ChatRequest) -> None:
+    wanted = request.response_format
+    if wanted is not None and wanted.json_schema is not None and wanted.json_schema.strict:
+        raise BadCall(
+            "This model cannot be held to a JSON schema strictly; leave strict out or set it to false.",
+            param="response_format.json_schema.strict",
+        )

@@ -1,0 +1,120 @@
+"""From a request to sampling parameters, with the model's own defaults beneath and every range checked."""
+
+import hashlib
+from typing import Protocol
+
+from headgate.backends.embedded_prompt import GenerationDefaults
+from headgate.core.errors import BadCall
+from headgate.core.request import ChatRequest, CompletionRequest, Sampling
+from headgate.engine.limits import Limits
+from headgate.engine.plan import SamplingParams
+
+COMPLETION_TOKENS = 16
+"""OpenAI's default for completions that do not say how long."""
+MAX_CHOICES = 128
+
+
+class _HasStop(Protocol):
+    @property
+    def stop(self) -> str | list[str] | None: ...
+
+
+def sampling_params(
+    request: ChatRequest | CompletionRequest,
+    defaults: GenerationDefaults,
+    *,
+    call_id: str,
+    eos_ids: tuple[int, ...],
+    vocabulary: int,
+) -> SamplingParams:
+    """Raises `BadCall` naming the field. A call without a seed draws from its own id."""
+    temperature = _first(request.temperature, defaults.temperature if defaults.do_sample else 0.0, 1.0)
+    return SamplingParams(
+        temperature=temperature,
+        top_k=max(0, int(_first(request.top_k, defaults.top_k, 0))),
+        top_p=_first(request.top_p, defaults.top_p, 1.0),
+        min_p=_first(request.min_p, defaults.min_p, 0.0),
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        repetition_penalty=_first(request.repetition_penalty, defaults.repetition_penalty, 1.0),
+        logit_bias=_logit_bias(request, vocabulary),
+        seed=_seed(call_id) if request.seed is None else request.seed,
+        logprobs=_logprobs(request),
+        stop_ids=eos_ids,
+        ignore_eos=request.ignore_eos or False,
+        min_tokens=request.min_tokens or 0,
+    )
+
+
+def stops(request: _HasStop) -> list[str]:
+    if request.stop is None:
+        return []
+    return [request.stop] if isinstance(request.stop, str) else request.stop
+
+
+def max_tokens(
+    request: ChatRequest | CompletionRequest, defaults: GenerationDefaults, limits: Limits, prompt: int
+) -> int:
+    """How many tokens may be generated after `prompt` tokens. Raises `BadCall` where they do not fit."""
+    param = "messages" if isinstance(request, ChatRequest) else "prompt"
+    asked = request.max_tokens
+    if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
+        if asked is not None:
+            raise BadCall("Set max_tokens or max_completion_tokens, not both.", param="max_tokens")
+        asked = request.max_completion_tokens
+    room = limits.longest - prompt
+    if room < 1:
+        raise BadCall(
+            f"This model's maximum context length is {limits.longest} tokens, but the prompt alone has {prompt}. "
+            f"Shorten it.",
+            code="context_length_exceeded",
+            param=param,
+        )
+    if asked is None:
+        usual = defaults.max_new_tokens if isinstance(request, ChatRequest) else COMPLETION_TOKENS
+        return min(room, usual or room)
+    if asked > room:
+        raise BadCall(
+            f"This model's maximum context length is {limits.longest} tokens, but {prompt + asked} were requested: "
+            f"{prompt} in the {param} and {asked} to generate. Shorten the {param} or ask for fewer.",
+            code="context_length_exceeded",
+            param=param,
+        )
+    return asked
+
+
+def choices(request: Sampling, prompts: int) -> int:
+    """How many answers to each prompt."""
+    count = request.n or 1
+    if count * prompts > MAX_CHOICES:
+        raise BadCall(f"n x prompts may be {MAX_CHOICES} at most, not {count * prompts}.", param="n")
+    return count
+
+
+def _first(*values: float | None) -> float:
+    return next(value for value in values if value is not None)
+
+
+def _logprobs(request: ChatRequest | CompletionRequest) -> int | None:
+    if isinstance(request, CompletionRequest):
+        return request.logprobs
+    if request.logprobs:
+        return request.top_logprobs or 0
+    if request.top_logprobs:
+        raise BadCall("top_logprobs needs logprobs to be true.", param="top_logprobs")
+    return None
+
+
+def _logit_bias(request: Sampling, vocabulary: int) -> dict[int, float]:
+    out: dict[int, float] = {}
+    for key, bias in (request.logit_bias or {}).items():
+        if not (key.isascii() and key.isdigit()) or len(key) > 9 or int(key) >= vocabulary:
+            raise BadCall(
+                f"logit_bias: {key[:40]!r} is no token id; they are 0 to {vocabulary - 1}.", param="logit_bias"
+            )
+        out[int(key)] = bias
+    return out
+
+
+def _seed(call_id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(call_id.encode(), digest_size=7).digest(), "big")

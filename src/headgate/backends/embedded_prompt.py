@@ -1,0 +1,260 @@
+"""From a request to the token ids that the engine is given: conversation, template, tokenizer.
+
+A caller's text cannot forge a turn: special tokens written out in it (such as `<|im_start|>`) are tokenised as plain
+text. They are fenced with two characters that Unicode reserves for internal use before the template is rendered.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from tokenizers import Tokenizer
+
+from headgate.backends.chat_template import ChatTemplate, Message
+from headgate.backends.detokenize import Detokenizer, Vocabulary
+from headgate.backends.toolcalls import OPEN
+from headgate.core.clock import Clock
+from headgate.core.errors import BadCall
+from headgate.core.request import ChatRequest, CompletionRequest, NamedTool, Tool
+from headgate.core.request import Message as ChatMessage
+
+_FENCE_OPEN, _FENCE_CLOSE = "\ufdd0", "\ufdd1"
+
+
+class GenerationDefaults(Struct, frozen=True):
+    """What the model's maker recommends, from `generation_config.json`."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    max_new_tokens: int | None = None
+    do_sample: bool = True
+
+
+class Prompt(Struct, frozen=True):
+    """What the model is given. `begun`: the start of its answer that was written for it."""
+
+    ids: tuple[int, ...]
+    begun: str = ""
+
+
+class PromptMaker:
+    """The text side of one model folder. Raises `ValueError` or `OSError` where the folder cannot be used."""
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: the engine needs the tokenizer in this form")
+        self._tokenizer = _tokenizer(path)
+        self._plain = _tokenizer(path)
+        self._plain.encode_special_tokens = True
+        self.vocabulary = Vocabulary(self._tokenizer)
+        self.template = ChatTemplate.read(folder, clock)
+        defaults = folder / "generation_config.json"
+        self.defaults = GenerationDefaults()
+        if defaults.is_file():
+            try:
+                self.defaults = msgspec.json.decode(defaults.read_bytes(), type=GenerationDefaults)
+            except (msgspec.DecodeError, RecursionError) as error:
+                raise ValueError(f"{defaults}: {error}") from error
+        special = "|".join(re.escape(text) for text in self.vocabulary.special.values())
+        self._special = re.compile(f"{special}|[{_FENCE_OPEN}{_FENCE_CLOSE}]") if special else None
+
+    def chat(self, request: ChatRequest, longest: int) -> Prompt:
+        """Raises `BadCall` for what the template cannot express, and for what cannot fit into `longest` tokens."""
+        if self.template is None:
+            raise BadCall("This model has no chat template: use /v1/completions.", param="messages")
+        messages = [_message(message) for message in request.messages]
+        tools = [] if request.tool_choice == "none" else [_tool(tool) for tool in request.tools or []]
+        schema = response_schema(request)
+        fenced = _each_text({"messages": messages, "tools": tools, "schema": schema}, self._fence)
+        text = self.template.render(fenced["messages"], tools=fenced["tools"], response_schema=fenced["schema"])
+        self._refuse_long(text, longest, "messages")
+        return self._with_beginning(text, *_call_beginning(request))
+
+    def completion(self, request: CompletionRequest, longest: int) -> list[Prompt]:
+        """One prompt for each text or list of ids."""
+        return [self._completion(prompt, longest) for prompt in _prompts(request.prompt)]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """A prompt's ids as text."""
+        detokenizer = Detokenizer(self.vocabulary, at_start=True)
+        return "".join(map(detokenizer.feed, ids)) + detokenizer.flush()
+
+    def _completion(self, prompt: str | list[int], longest: int) -> Prompt:
+        if isinstance(prompt, list):
+            return Prompt(tuple(prompt))
+        self._refuse_long(prompt, longest, "prompt")
+        return Prompt(tuple(self._tokenizer.encode(prompt, add_special_tokens=True).ids))
+
+    def _with_beginning(self, text: str, beginning: str, next_text: str) -> Prompt:
+        """Encodes `text` and the answer's `beginning`.
+
+        The last token must not be one that the model would have joined with what follows (`":` and ` {` may be one).
+        So the beginning is encoded with the likely `next_text`; only tokens that end within the beginning are given.
+        """
+        ids = self._encode(text)
+        if not beginning:
+            return Prompt(tuple(ids))
+        encoding = self._tokenizer.encode(beginning + next_text, add_special_tokens=False)
+        given = [
+            (token, end)
+            for token, (_, end) in zip(encoding.ids, encoding.offsets, strict=True)
+            if end <= len(beginning)
+        ]
+        end = given[-1][1] if given else 0
+        return Prompt((*ids, *(token for token, _ in given)), beginning[:end])
+
+    def _encode(self, text: str) -> list[int]:
+        if _FENCE_OPEN not in text:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+            return ids
+        out: list[int] = []
+        for part in text.split(_FENCE_OPEN):
+            fenced, closed, after = part.partition(_FENCE_CLOSE)
+            if closed:
+                out += self._plain.encode(fenced, add_special_tokens=False).ids
+            else:
+                after = fenced
+            out += self._tokenizer.encode(after, add_special_tokens=False).ids
+        return out
+
+    def _fence(self, text: str) -> str:
+        if self._special is None:
+            return text
+        return self._special.sub(_fenced, text)
+
+    def _refuse_long(self, text: str, longest: int, param: str) -> None:
+        """Spares tokenising what cannot fit: a token has a longest text."""
+        least = len(text.encode("utf-8", "replace")) // self.vocabulary.longest
+        if least >= longest:
+            raise BadCall(
+                f"This model's maximum context length is {longest} tokens, but the prompt alone has at least {least}.",
+                code="context_length_exceeded",
+                param=param,
+            )
+
+
+def _prompts(prompt: str | Sequence[str | int | list[int]]) -> list[str | list[int]]:
+    if isinstance(prompt, str):
+        return [prompt]
+    ids = [one for one in prompt if isinstance(one, int)]
+    return [ids] if ids else [one for one in prompt if not isinstance(one, int)]
+
+
+def response_schema(request: ChatRequest) -> Message | None:
+    """The JSON schema that the answer shall follow, or None for text."""
+    wanted = request.response_format
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return {"type": "object"}
+    if wanted.json_schema is None:
+        raise BadCall("response_format.json_schema is missing.", param="response_format.json_schema")
+    return wanted.json_schema.schema_ or {"type": "object"}
+
+
+def forced_tools(request: ChatRequest) -> list[Tool]:
+    """The tools of which the answer must call one; none where it is free. Raises `BadCall` for an unknown name."""
+    choice, tools = request.tool_choice, request.tools or []
+    if isinstance(choice, NamedTool):
+        name = None if choice.function is None else choice.function.name
+        tools = [tool for tool in tools if tool.function is not None and tool.function.name == name]
+        if not tools:
+            raise BadCall(f"tool_choice names {name!r}, which is not among the tools.", param="tool_choice")
+        return tools
+    if choice == "required":
+        if not tools:
+            raise BadCall("tool_choice is 'required', but there are no tools.", param="tool_choice")
+        return tools
+    return []
+
+
+def _call_beginning(request: ChatRequest) -> tuple[str, str]:
+    """What is written of the answer beforehand where a tool must be called, and how it probably goes on."""
+    forced = forced_tools(request)
+    if not forced:
+        return "", ""
+    head = OPEN + '\n{"name": '
+    if len(forced) > 1:
+        return head + '"', "a"
+    function = forced[0].function
+    name = "" if function is None else msgspec.json.encode(function.name).decode()
+    return f'{head}{name}, "arguments": ', '{"'
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more precise
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _fenced(match: re.Match[str]) -> str:
+    text = match[0]
+    return "" if text in {_FENCE_OPEN, _FENCE_CLOSE} else _FENCE_OPEN + text + _FENCE_CLOSE
+
+
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+    match value:
+        case str():
+            return change(value)
+        case list():
+            return [_each_text(one, change) for one in value]
+        case dict():
+            return {change(key): _each_text(one, change) for key, one in value.items()}
+        case _:
+            return value
+
+
+def _message(message: ChatMessage) -> Message:
+    """As templates expect it: content as text, arguments of calls as objects."""
+    out: Message = {"role": message.role, "content": _content(message.content)}
+    if message.name is not None:
+        out["name"] = message.name
+    if message.tool_call_id is not None:
+        out["tool_call_id"] = message.tool_call_id
+    if message.reasoning_content is not None:
+        out["reasoning_content"] = message.reasoning_content
+    if message.tool_calls:
+        out["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.function.name, "arguments": _arguments(call.function.arguments)},
+            }
+            for call in message.tool_calls
+        ]
+    return out
+
+
+def _content(content: str | list[dict[str, Any]] | None) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts: list[str] = []
+    for part in content:
+        text = part.get("text", part.get("refusal"))
+        if part.get("type") not in {"text", "refusal"} or not isinstance(text, str):
+            raise BadCall(f"This model reads text only, not content of type {part.get('type')!r}.", param="messages")
+        texts.append(text)
+    return "".join(texts)
+
+
+def _arguments(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return text
+
+
+def _tool(tool: Tool) -> Message:
+    if tool.type != "function" or tool.function is None:
+        raise BadCall(f"This model can call functions only, not tools of type {tool.type!r}.", param="tools")
+    out: Message = msgspec.to_builtins(tool)
+    out["function"] = {key: value for key, value in out["function"].items() if value is not None}
+    return out

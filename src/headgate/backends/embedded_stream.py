@@ -1,0 +1,139 @@
+"""From the engine's tokens to the events of an answer: text, stops, tool calls, log-probabilities, usage."""
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from msgspec import Struct
+
+from headgate.backends.detokenize import Detokenizer, StopText, Vocabulary
+from headgate.backends.toolcalls import CallArguments, CallStart, Piece, ToolCalls
+from headgate.core.events import Event, Finish, FinishReason, Text, TokenLogprob, ToolDelta
+from headgate.core.ports import Progress
+from headgate.core.usage import Usage
+from headgate.engine.generation import Generation
+from headgate.engine.plan import Score
+from headgate.engine.wire import Delta
+
+
+class Form(Struct, frozen=True):
+    """How answers are to be written out."""
+
+    stops: Sequence[str] = ()
+    tools: frozenset[str] | None = None
+    """Names of the tools on offer; None: tool calls are not looked for."""
+    parallel_tools: bool = True
+    begun: str = ""
+    """The beginning of a tool call that was written for the model."""
+    echo: Sequence[str] = ()
+    """Text put before each choice."""
+    ends: frozenset[int] = frozenset()
+    """Tokens that end an answer and are no part of it."""
+
+
+class ChoiceWriter:
+    """One choice: tokens go in, events come out. `done` once nothing more of it is wanted."""
+
+    def __init__(self, index: int, form: Form, vocabulary: Vocabulary, new_id: Callable[[str], str]) -> None:
+        self._index = index
+        self._form = form
+        self._vocabulary = vocabulary
+        self._new_id = new_id
+        self._detokenizer = Detokenizer(vocabulary)
+        self._stop = StopText(form.stops)
+        self._calls = None if form.tools is None else ToolCalls(form.tools, parallel=form.parallel_tools)
+        self._begun = form.begun
+        self._logprobs: deque[tuple[int, TokenLogprob]] = deque()
+        self._decoded = self._shown = 0
+        self._position = -1
+        self.tokens = 0
+        self.done = False
+
+    def write(self, delta: Delta) -> list[Event]:
+        """Events of new tokens. Tokens after a stop text are not counted: they would not have been drawn."""
+        pieces: list[str] = []
+        for place, token in enumerate(delta.tokens):
+            self.tokens += 1
+            last = delta.finish is not None and place == len(delta.tokens) - 1
+            if last and delta.finish == "stop" and token in self._form.ends:
+                break
+            text = self._detokenizer.feed(token)
+            self._decoded += len(text)
+            if delta.scores is not None:
+                self._note(token, delta.scores[place])
+            pieces.append(self._stop.feed(text))
+            if self._stop.stopped:
+                break
+        finish: FinishReason | None = "stop" if self._stop.stopped else _reason(delta.finish)
+        if finish is not None and not self._stop.stopped:
+            pieces += (self._stop.feed(self._detokenizer.flush()), self._stop.flush())
+            finish = "stop" if self._stop.stopped else finish
+        events = self._events("".join(pieces), ended=finish is not None)
+        if self._calls is not None and self._calls.done:
+            finish = "stop"
+        if finish is not None:
+            self.done = True
+            called = self._calls is not None and self._calls.calls > 0
+            events.append(Finish("tool_calls" if called and finish == "stop" else finish, self._index))
+        return events
+
+    def _note(self, token: int, score: Score) -> None:
+        self._logprobs.append((self._decoded, self._vocabulary.logprob(token, score.logprob, score.top)))
+
+    def _events(self, text: str, *, ended: bool) -> list[Event]:
+        self._shown += len(text)
+        if self._calls is None:
+            pieces: list[Piece] = [text] if text else []
+        else:
+            begun, self._begun = self._begun, ""
+            pieces = self._calls.feed(begun + text)
+            if ended:
+                pieces += self._calls.flush()
+        events: list[Event] = []
+        for piece in pieces:
+            match piece:
+                case str():
+                    events.append(Text(piece, self._index, self._take_logprobs(ended)))
+                case CallStart():
+                    self._position += 1
+                    events.append(ToolDelta("", self._position, self._new_id("call"), piece.name, self._index))
+                case CallArguments():
+                    events.append(ToolDelta(piece.text, self._position, index=self._index))
+        if ended and self._calls is None and (rest := self._take_logprobs(ended)):
+            events.append(Text("", self._index, rest))
+        return events
+
+    def _take_logprobs(self, ended: bool) -> tuple[TokenLogprob, ...] | None:
+        """Those of the tokens whose text has been shown; at the end without a stop text, of all."""
+        taken: list[TokenLogprob] = []
+        everything = ended and not self._stop.stopped
+        while self._logprobs and (everything or self._logprobs[0][0] <= self._shown):
+            taken.append(self._logprobs.popleft()[1])
+        return tuple(taken) or None
+
+
+def _reason(finish: str | None) -> FinishReason | None:
+    if finish is None:
+        return None
+    return "length" if finish == "length" else "stop"
+
+
+async def answer_events(
+    generation: Generation, writers: Sequence[ChoiceWriter], form: Form, progress: Progress
+) -> AsyncIterator[Event | bytes]:
+    """The stream of an answer: choices interleaved, a `Finish` for each, `Usage` last. Closing it stops the engine."""
+    try:
+        for index, text in enumerate(form.echo):
+            if text:
+                yield Text(text, index)
+        async for delta in generation:
+            writer = writers[delta.choice]
+            before = writer.tokens
+            events = writer.write(delta)
+            progress.output_tokens += writer.tokens - before
+            if writer.done:
+                generation.cancel(delta.choice)
+            for event in events:
+                yield event
+        yield Usage(input=progress.input_tokens, output=progress.output_tokens)
+    finally:
+        generation.close()
