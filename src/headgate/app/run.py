@@ -25,6 +25,8 @@ from headgate.telemetry.log import Log
 
 READY_SECONDS = 120.0
 """How long the welcome waits for the engine before it says so and goes on."""
+ECHO_SECONDS = 0.2
+"""A second signal sooner than this is the first one's echo: wrappers such as `timeout` pass on what the group got too."""
 
 
 class ServeOptions(Struct, frozen=True):
@@ -67,6 +69,7 @@ class _Run:
         self._clock = clock
         self._log = log
         self._stopping = asyncio.Event()
+        self._asked_at = 0.0
 
     async def run(self) -> int:
         settings = self._config.server
@@ -124,9 +127,12 @@ class _Run:
         loop.add_signal_handler(signal.SIGHUP, reloader.ask)
 
     def _on_stop_signal(self) -> None:
-        if self._stopping.is_set():
-            os._exit(130)  # the second signal: the journal needs no closing, and the engine ends with its pipe
-        self._stopping.set()
+        now = self._clock.monotonic()
+        if not self._stopping.is_set():
+            self._asked_at = now
+            self._stopping.set()
+        elif now - self._asked_at > ECHO_SECONDS:
+            os._exit(130)  # the journal needs no closing, and the engine ends with its pipe
 
     async def _welcome(self, parts: Parts, port: int, key: str | None) -> None:
         """Says where and how, once a model really answers; waiting shows progress."""
