@@ -45,6 +45,7 @@ format: $(VENV)/.dev ## format the sources
 
 types: $(VENV)/.dev ## strict type checking
 	$(BIN)/mypy
+	$(BIN)/mypy --explicit-package-bases tests tools bench
 
 imports: $(VENV)/.dev ## the import contract of ARCHITECTURE.md
 	$(BIN)/lint-imports

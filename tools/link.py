@@ -1,6 +1,6 @@
 """Puts this checkout on its environment's path, with the `headgate` command: an editable install without a build step.
 
-`pip install -e .` would download a build backend outside the pinned requirements; this writes the same two things itself.
+`pip install -e .` would download a build backend outside the pinned requirements; this writes the same itself.
 Importable metadata (the version) comes from `pyproject.toml`, written as a minimal dist-info folder.
 """
 

@@ -49,15 +49,18 @@ SHIP_SECONDS = 10.0
 class Parts:
     """What `run` needs to hold of a built server."""
 
-    services: Services
     gateway: Gateway
     keys: Keys
+    store: Store
     fleet: Fleet
     inference: Inference | None
     readiness: Readiness
     shipper: Shipper
     meter: Meter
     metrics: Metrics
+    ids: Ids
+    clock: Clock
+    log: Log
     tasks: Tasks
 
 
@@ -128,25 +131,30 @@ async def build(
         await fleet.apply(config)
 
         _watch_gauges(metrics, gateway, admission, shipper, inference)
-        services = Services(
-            gateway=gateway,
-            auth=auth,
-            routes=lambda: gateway.routes,
-            visible_models=lambda principal: _models_of(gateway.routes, principal),
-            keys=keys,
-            usage=lambda query: _usage(shipper, store, query),
-            ready=readiness,
-            metrics=metrics.page,
-            on_bug=lambda request_id, error: _log_bug(log, metrics, request_id, error),
-            clock=clock,
-            ids=ids,
-            version=headgate.__version__,
-        )
         stack.push_async_callback(tasks.aclose)
         tasks.spawn(shipper.run(), "ledger shipper")
         tasks.spawn(keys.watch(rng), "keys watcher")
         tasks.spawn(fleet.keep_fresh(), "model lists")
-        yield Parts(services, gateway, keys, fleet, inference, readiness, shipper, meter, metrics, tasks)
+        yield Parts(gateway, keys, store, fleet, inference, readiness, shipper, meter, metrics, ids, clock, log, tasks)
+
+
+def services(parts: Parts) -> Services:
+    """What the api is handed."""
+    gateway = parts.gateway
+    return Services(
+        gateway=gateway,
+        auth=gateway.auth,
+        routes=lambda: gateway.routes,
+        visible_models=lambda principal: _models_of(gateway.routes, principal),
+        keys=parts.keys,
+        usage=lambda query: _usage(parts.shipper, parts.store, query),
+        ready=parts.readiness,
+        metrics=parts.metrics.page,
+        on_bug=lambda request_id, error: _log_bug(parts.log, parts.metrics, request_id, error),
+        clock=parts.clock,
+        ids=parts.ids,
+        version=headgate.__version__,
+    )
 
 
 def _swap_keys(auth: Auth, table: KeyTable) -> None:

@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 
 from headgate.api import build as api
 from headgate.api.server import Server, bind
-from headgate.app.build import Parts, build
+from headgate.app.build import Parts, build, services
 from headgate.app.config import Config, Environment, find_file, load, read_environment
 from headgate.app.first_key import first_key
 from headgate.app.home import Home
@@ -26,7 +26,7 @@ from headgate.telemetry.log import Log
 READY_SECONDS = 120.0
 """How long the welcome waits for the engine before it says so and goes on."""
 ECHO_SECONDS = 0.2
-"""A second signal sooner than this is the first one's echo: wrappers such as `timeout` pass on what the group got too."""
+"""A second signal sooner than this is the first one's echo: `timeout` and its like pass on what the whole group got."""
 
 
 class ServeOptions(Struct, frozen=True):
@@ -90,7 +90,7 @@ class _Run:
                 build(self._config, self._environment, home, port, self._clock, self._log)
             )
             key = await first_key(parts.keys, home, self._environment.bootstrap_key)
-            server = api.build(parts.services, settings)
+            server = api.build(services(parts), settings)
             await server.start(sock)
             self._log.event(
                 names.SERVER_STARTED,

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import re
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 
 import msgspec
@@ -13,6 +14,7 @@ from headgate.cli.common import Commands, add, place_options, table
 from headgate.core.errors import BadCall
 from headgate.core.principal import KeyLimits
 from headgate.pipeline.keyring import KeyRecord, KeySpec
+from headgate.pipeline.keys import Keys
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -80,7 +82,7 @@ async def _revoke(options: argparse.Namespace) -> int:
     return 0
 
 
-def _keys(options: argparse.Namespace):  # type: ignore[no-untyped-def]
+def _keys(options: argparse.Namespace) -> AbstractAsyncContextManager[Keys]:
     return open_keys(load(find_file(options.config)), read_environment(options.home))
 
 

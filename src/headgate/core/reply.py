@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from headgate.core.errors import HeadgateError
 from headgate.core.events import Stream
 from headgate.core.tasks import finish
 
@@ -29,17 +30,20 @@ class Reply:
         self.stream: Stream | None = None
         self._releases: list[Release] = []
         self.closed = False
+        self.reason: HeadgateError | None = None
+        """Why the reply ended before its answer did, for the releases to read; None where the caller left."""
 
     def own(self, release: Release) -> None:
         if self.closed:
             raise RuntimeError("the reply is closed: nothing more can be owned by it")
         self._releases.append(release)
 
-    async def aclose(self) -> None:
+    async def aclose(self, reason: HeadgateError | None = None) -> None:
         """Idempotent. Raises `ExceptionGroup` of what the releases raised."""
         if self.closed:
             return
         self.closed = True
+        self.reason = reason
         waiting, errors = self._release_until_wait()
         if waiting is not None:
             await finish(self._release_rest(waiting, errors), self._closing_s)

@@ -4,6 +4,7 @@ Falling back is possible only before the first byte: what comes after belongs to
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import partial
 
 from headgate.core.call import Call
 from headgate.core.clock import Clock
@@ -29,7 +30,7 @@ class Dispatch:
         """Fills `reply` from the first target that answers. Raises the last target's error where none does."""
         for last, target in zip([False] * (len(targets) - 1) + [True], targets, strict=True):
             attempt = story.attempt(target)
-            reply.own(attempt.abandon)
+            reply.own(partial(_end, attempt, reply))
             try:
                 await self._try(call, target, reply, attempt)
             except HeadgateError as error:
@@ -74,6 +75,14 @@ class Dispatch:
         stream = attempt.watch(_resumed(first, answer.stream))
         reply.own(stream.aclose)
         reply.stream = stream
+
+
+def _end(attempt: Attempt, reply: Reply) -> None:
+    """For an attempt that the closing of its reply finds unfinished."""
+    if reply.reason is not None:
+        attempt.fail(reply.reason)
+    else:
+        attempt.abandon()
 
 
 def may_fall_back(error: HeadgateError) -> bool:

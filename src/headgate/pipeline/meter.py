@@ -149,12 +149,16 @@ class Attempt:
     def succeed(self, usage: Usage | None) -> None:
         """Raises `Overloaded` where the receipt cannot be written: then the answer must not be completed."""
         self.usage = usage or self._consumed()
-        self._end("ok", 200, None)
+        try:
+            self._end("ok", 200, None)
+        except HeadgateError as error:
+            self._story.fail(error)
+            raise
         self._story.complete()
 
     def fail(self, error: HeadgateError) -> None:
-        self._story.fail(error)
         if not self.ended:
+            self._story.fail(error)
             self.usage = self._consumed()
             self._end("failed", error.status, error.code)
 
