@@ -16,11 +16,14 @@ class Exchange:
         self.stats = stats
         self.request = request
         self.path = ""
+        self.used = False
+        """The connection carried a request before this one."""
         self.options: dict[str, str] = {}
 
     async def write(self, data: bytes) -> None:
         self.writer.write(data)
-        self.stats.sent += len(data)
+        if self.request:  # answers only, not the counts themselves
+            self.stats.sent += len(data)
         await self.writer.drain()
 
     async def head(self, status: int = 200, headers: dict[str, str] | None = None, framing: str = "chunked") -> None:
@@ -198,7 +201,7 @@ async def status(exchange: Exchange) -> bool:
 
 async def echo_key(exchange: Exchange) -> bool:
     """Refuses and repeats the key it was given, as careless servers do."""
-    key = dict((name.lower(), value) for name, value in exchange.stats.last["headers"]).get("authorization", "")
+    key = {name.lower(): value for name, value in exchange.stats.last["headers"]}.get("authorization", "")
     return await exchange.json({"error": {"message": f"bad request with {key}"}}, status=exchange.number("code", 400))
 
 
@@ -276,6 +279,11 @@ async def then_close(exchange: Exchange) -> bool:
     return False
 
 
+async def close_once(exchange: Exchange) -> bool:
+    """Closes unanswered on a connection that was used before, as a server does whose keep-alive has just run out."""
+    return False if exchange.used else await ok(exchange)
+
+
 async def early(exchange: Exchange) -> bool:
     for _ in range(3):
         await exchange.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -335,6 +343,7 @@ BEHAVIOURS: dict[str, Any] = {
     "ok": ok, "status": status, "slow_head": slow_head, "stall": stall, "comments": comments, "endless": endless,
     "endless_line": endless_line, "endless_json": endless_json, "big_json": big_json, "gzip": zipped, "usage": usage,
     "many_headers": many_headers, "huge_header": huge_header, "close_delimited": close_delimited, "early": early,
+    "close_once": close_once,
     "extra_bytes": extra_bytes, "then_close": then_close, "echo_key": echo_key, "multiline": multiline,
     "no_stream_options": no_stream_options,
     "crlf": framed(b"\r\n"), "cr": framed(b"\r"), "bom": framed(b"\n", before=b"\xef\xbb\xbf"),
@@ -350,7 +359,8 @@ BEHAVIOURS: dict[str, Any] = {
     "cut_in_event_cleanly": events(A, B[:-9]), "no_done": events(A, END), "no_finish": events(A, B),
     "no_blank_line": events(A, END, DONE[:-2]), "twice_done": events(A, END, DONE, A, DONE),
     "only_done": events(DONE), "nothing": events(), "done_unfinished": events(A, DONE),
-    "bad_json_event": events(A, b"data: {oops\n\n", DONE), "bad_utf8": events(A, b'data: {"choices":["\xff"]}\n\n', DONE),
+    "bad_json_event": events(A, b"data: {oops\n\n", DONE),
+    "bad_utf8": events(A, b'data: {"choices":["\xff"]}\n\n', DONE),
     "null_event": events(A, b"data: null\n\n", DONE), "deep_event": events(A, b"data: " + b"[" * 100_000 + b"\n\n"),
     "error_event": events(A, b'data: {"error":{"message":"out of memory","code":500}}\n\n', DONE),
     "named_error_event": events(A, b'event: error\ndata: {"message":"lost"}\n\n'),

@@ -2,8 +2,9 @@
 
     python -m tests.upstream.server --port 0        # prints {"port": N} on its first line
 
-The model's name says what it does: a behaviour of `tests/upstream/behaviours.py`, with options, such as `ok:tokens=50,ms=10`.
-`GET /stats` counts requests (open, finished, cancelled by the client), connections and bytes; `GET /last` shows the last POST.
+The model's name says what it does: one of `tests/upstream/behaviours.py`, with options, such as `ok:tokens=50,ms=10`.
+`GET /stats` counts requests (open, finished, cancelled by the client), connections and bytes. `GET /last` shows the
+last POST.
 """
 
 import argparse
@@ -40,16 +41,17 @@ class Server:
     async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.stats.connections += 1
         self.stats.accepted += 1
+        used = False
         try:
-            while await self.one(reader, writer):
-                pass
+            while await self.one(reader, writer, used):
+                used = True
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
             self.stats.connections -= 1
             writer.close()
 
-    async def one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, used: bool) -> bool:
         """Answers one request; False when the connection is done."""
         head = await reader.readuntil(b"\r\n\r\n")
         line, *rest = head.decode("latin-1").split("\r\n")
@@ -57,6 +59,7 @@ class Server:
         headers = dict(header.lower().split(": ", 1) for header in rest if header)
         raw = [header.split(": ", 1) for header in rest if header]
         exchange = Exchange(writer, self.stats, {})
+        exchange.used = used
         if method == "GET":
             return await self.get(exchange, path)
         body = await reader.readexactly(int(headers.get("content-length", "0")))

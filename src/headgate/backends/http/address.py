@@ -49,7 +49,9 @@ class Origin(Struct, frozen=True):
 
 def parse_base_url(url: str) -> Origin:
     """Raises `ValueError` with the remedy for anything but `http(s)://host[:port][/path]`."""
-    parts = urlsplit(url.strip())
+    if any(character < "!" for character in url):
+        raise ValueError("base_url must not hold blanks or control characters")
+    parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError(f"base_url must look like https://host/v1, not {url!r}")
     if parts.username is not None or parts.password is not None:

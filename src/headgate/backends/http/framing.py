@@ -68,7 +68,7 @@ class Response:
         """Raises `BadResponse`; the response is unusable after that."""
         parser = self._parser
         if parser is None:
-            self.extra = True
+            self.extra = self.extra or bool(data)
             return
         self.started = True
         try:
