@@ -8,13 +8,29 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 ADMIN_KEY = "hg-test-bootstrap-key-0123456789abcdef"
 START_SECONDS = 60.0
+
+
+WORK_GAUGES = {
+    "headgate_calls_in_flight",
+    "headgate_calls_waiting",
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+}
+
+
+def until(check: Callable[[], bool], seconds: float = 10.0, tell: Callable[[], object] = lambda: "") -> None:
+    """Polls until `check` holds; fails with what `tell` gives."""
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, f"not within {seconds} s: {tell()}"
+        time.sleep(0.02)
 
 
 class Live:
@@ -50,6 +66,39 @@ class Live:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read()
+
+    def post(self, path: str, body: object, key: str | None = ADMIN_KEY, timeout: float = 30.0) -> tuple[int, bytes]:
+        """A JSON body (`bytes` go as they are)."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"content-type": "application/json"})
+        if key is not None:
+            request.add_header("authorization", f"Bearer {key}")
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    def rss_mb(self, what: str = "VmRSS") -> float:
+        """Resident memory of the gateway process (the engine is another); `VmHWM` is its peak."""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith(what + ":"):
+                return int(line.split()[1]) / 1024
+        raise AssertionError(f"no {what} in the process's status")
+
+    def busy(self) -> dict[str, float]:
+        """The gauges of work in progress that are not zero."""
+        found = {}
+        for line in self.get("/metrics")[1].decode().splitlines():
+            name, _, value = line.partition(" ")
+            if name in WORK_GAUGES and float(value):
+                found[name] = float(value)
+        return found
+
+    def settle(self, seconds: float = 10.0) -> None:
+        """Waits until no call is in progress or waiting and the engine computes nothing."""
+        until(lambda: not self.busy(), seconds, self.busy)
 
     def gauge(self, name: str) -> float:
         """A metric without labels, as /metrics shows it."""
@@ -95,9 +144,7 @@ def wait_ready(live: Live, seconds: float = START_SECONDS) -> Live:
 
 
 @contextmanager
-def serving(
-    home: Path, config: str | None = None, environment: dict[str, str] | None = None
-) -> Iterator[Live]:
+def serving(home: Path, config: str | None = None, environment: dict[str, str] | None = None) -> Iterator[Live]:
     """A ready server, stopped and reaped at the end."""
     live = start(home, config, environment)
     try:
