@@ -137,6 +137,19 @@ def test_a_client_that_leaves_during_a_whole_answer_ends_its_call() -> None:
         eventually(lambda: house.gateway.replies[0].closes == 1)
 
 
+def test_a_stream_that_never_waits_leaves_others_their_turn() -> None:
+    async def endless(_: Call) -> AsyncIterator[Event | bytes]:
+        while True:
+            yield Text("x")
+
+    with House() as house:
+        house.gateway.answers["endless"] = endless
+        with stream(house, "endless") as wire:
+            wire.head()
+            assert house.ask("GET", "/livez").status == 200
+        eventually(lambda: house.gateway.replies[0].closes == 1)
+
+
 def test_a_client_that_leaves_with_requests_sent_ahead_ends_its_call() -> None:
     with House() as house:
         house.gateway.answers["forever"] = forever

@@ -9,6 +9,8 @@ from headgate.core.events import Finish, Stream
 from headgate.core.usage import Usage
 
 PING = b": ping\n\n"
+BURST = 32
+"""Items of one stream in a row, before everybody else's turn: a stream that never waits must not hold the loop."""
 
 
 class Heartbeat:
@@ -47,6 +49,7 @@ async def relay(stream: Stream, encoder: Encoder, sink: Sink, heartbeat_s: float
     """
     heart = Heartbeat(sink, heartbeat_s)
     raw = False
+    row = 0
     try:
         async for item in stream:
             if type(item) is bytes:
@@ -59,6 +62,10 @@ async def relay(stream: Stream, encoder: Encoder, sink: Sink, heartbeat_s: float
             if data:
                 await sink.write(data)
                 heart.beat_on()
+            row += 1
+            if row == BURST:
+                row = 0
+                await asyncio.sleep(0)
     finally:
         heart.stop()
     return encoder.tail(raw)
@@ -66,8 +73,13 @@ async def relay(stream: Stream, encoder: Encoder, sink: Sink, heartbeat_s: float
 
 async def fold(stream: Stream, into: Fold) -> bytes:
     """One whole body from a stream of events. Raises what the stream raises."""
+    row = 0
     async for item in stream:
         if isinstance(item, bytes):
             raise Bug("The model server streamed where a whole answer was asked for.")
         into.take(item)
+        row += 1
+        if row == BURST:
+            row = 0
+            await asyncio.sleep(0)
     return into.body()
