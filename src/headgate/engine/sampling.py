@@ -97,7 +97,10 @@ def _penalise(row: Floats, spec: SampleSpec) -> None:
 def distribution(row: Floats, params: SamplingParams) -> tuple[Ids | None, Floats]:
     """The tokens that may be drawn and their weights (not normalised). None for the ids: all, in order."""
     weights = row.astype(np.float64)
-    weights -= weights.max()
+    best = weights.max()
+    if not np.isfinite(best):  # a model that computed nonsense, or nothing is allowed: any answer will do, a crash not
+        return np.array([weights.argmax()]), np.ones(1)
+    weights -= best
     weights /= params.temperature
     np.exp(weights, out=weights)  # the most likely token weighs 1
     ids: Ids | None = None
@@ -137,7 +140,7 @@ def _keep(ids: Ids | None, weights: Floats, kept: Ids) -> tuple[Ids, Floats]:
 def draw(ids: Ids | None, weights: Floats, at: float) -> int:
     """The token at the point `at` of [0, 1) under the cumulative weights."""
     cumulative = np.cumsum(weights)
-    # The last bound keeps the index valid where rounding, or a model that computed NaN, would pass the end.
+    # The last bound keeps the index valid where rounding would pass the end.
     index = min(int(np.searchsorted(cumulative, at * cumulative[-1], side="right")), len(weights) - 1)
     return index if ids is None else int(ids[index])
 
