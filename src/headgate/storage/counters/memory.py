@@ -158,7 +158,7 @@ class MemoryCounters:
         check_ttl(ttl_s)
         now = self._clock.monotonic()
         held = self._values.get(key, now)
-        total = int(held or 0) + by
+        total = _whole(key, held or b"0") + by
         if not -_INT64 <= total < _INT64:
             raise ValueError(f"counter {key!r} would exceed 64 bits")
         self._values.room([key], now)
@@ -170,3 +170,10 @@ class MemoryCounters:
 
     async def aclose(self) -> None:
         return
+
+
+def _whole(key: str, value: bytes) -> int:
+    try:
+        return int(value)
+    except ValueError as error:
+        raise ValueError(f"counter {key!r} is no whole number of 64 bits") from error

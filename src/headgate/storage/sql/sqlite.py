@@ -13,9 +13,8 @@ from headgate.storage.sql.port import READ_ONLY, Sql, Threads
 
 READERS = 3
 BUSY_S = 5.0
-"""How long a transaction waits for another process's write."""
+"""How long a transaction waits for another process's write; at most half of its own time, so that it says so."""
 _PRAGMAS = (
-    f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}",
     "PRAGMA foreign_keys = ON",
     # FULL, not NORMAL: the shipper deletes the log once its rows are committed, and a revoked key must stay revoked,
     # so a commit must survive a power cut. It costs one fsync for each of a few transactions a second.
@@ -40,7 +39,7 @@ def connect(url: sa.URL, timeout_s: float) -> Sql:
         raise StorageError(f"storage.sql: {path} cannot be used: {error}") from error
     engine = sa.create_engine(
         url,
-        connect_args={"timeout": BUSY_S, "check_same_thread": False},
+        connect_args={"timeout": min(BUSY_S, timeout_s / 2), "check_same_thread": False},
         poolclass=sa.QueuePool,
         pool_size=READERS + 1,
         max_overflow=0,
