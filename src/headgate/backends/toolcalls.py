@@ -69,7 +69,7 @@ class ToolCalls:
         before, found, after = self._buffer.partition(OPEN)
         if not found:
             keep = _beginning(before, OPEN)
-            if self.calls and not before.strip():
+            if self.calls and not before[: len(before) - keep].strip():
                 keep = len(before)  # space between calls: shown only if text follows
             pieces.append(before[: len(before) - keep])
             self._buffer = before[len(before) - keep :]

@@ -1,0 +1,232 @@
+"""Text out of tokens: whole code points, no leaked stop text, tool calls found wherever the text is cut."""
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+
+from headgate.backends.chat_template import ChatTemplate
+from headgate.backends.detokenize import Detokenizer, StopText, Vocabulary
+from headgate.backends.toolcalls import CallArguments, CallStart, Piece, ToolCalls
+from headgate.core.clock import SystemClock
+from headgate.core.errors import BadCall
+from tests.backends import folders
+
+TOKENIZER = folders.tokenizer()
+VOCABULARY = Vocabulary(TOKENIZER)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.sampled_from(folders.SAMPLE)
+
+
+def cuts(text: str, at: Sequence[int]) -> list[str]:
+    borders = sorted({0, len(text), *(place % (len(text) + 1) for place in at)})
+    return [text[start:end] for start, end in pairwise(borders)]
+
+
+@settings(deadline=None)
+@given(TEXTS)
+def test_tokens_one_by_one_give_the_text_that_was_encoded(text: str) -> None:
+    detokenizer = Detokenizer(VOCABULARY)
+    pieces = [detokenizer.feed(token) for token in TOKENIZER.encode(text, add_special_tokens=False).ids]
+    assert not any("\ufffd" in piece for piece in pieces if "\ufffd" not in text)
+    assert "".join(pieces) + detokenizer.flush() == text
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, len(VOCABULARY) - 1), max_size=30))
+def test_any_tokens_one_by_one_give_what_they_give_together(tokens: list[int]) -> None:
+    detokenizer = Detokenizer(VOCABULARY)
+    together = b"".join(map(VOCABULARY.text, tokens)).decode("utf-8", "replace")
+    assert "".join(map(detokenizer.feed, tokens)) + detokenizer.flush() == together
+    markers = {TOKENIZER.token_to_id("<tool_call>"), TOKENIZER.token_to_id("</tool_call>")}
+    if not markers & set(tokens):
+        assert together == TOKENIZER.decode(tokens, skip_special_tokens=True)
+
+
+def test_special_tokens_are_no_text_and_tool_markers_are() -> None:
+    ids = TOKENIZER.encode("<|im_start|>a<tool_call>b</tool_call><|im_end|>", add_special_tokens=False).ids
+    detokenizer = Detokenizer(VOCABULARY)
+    assert "".join(map(detokenizer.feed, ids)) == "a<tool_call>b</tool_call>"
+
+
+def test_sentencepiece_style_tokens_are_read_too() -> None:
+    vocabulary = {"<unk>": 0, "▁Gr": 1, "<0xC3>": 2, "<0xBC>": 3, "zi▁": 4, "▁du": 5}
+    made = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    table = Vocabulary(made)
+    for at_start, expected in ((True, "Grüzi  du"), (False, " Grüzi  du")):
+        detokenizer = Detokenizer(table, at_start=at_start)
+        assert [detokenizer.feed(token) for token in (1, 2, 3)][1:] == ["", "ü"]
+        assert expected.startswith(" Gr" if not at_start else "Gr")
+    detokenizer = Detokenizer(table, at_start=True)
+    assert "".join(map(detokenizer.feed, (1, 2, 3, 4, 5))) == made.decode([1, 2, 3, 4, 5])
+
+
+def test_tokenizers_whose_tokens_are_no_text_are_refused() -> None:
+    made = Tokenizer(models.WordPiece({"a": 0}))
+    made.decoder = decoders.WordPiece()
+    with pytest.raises(ValueError, match="WordPiece"):
+        Vocabulary(made)
+
+
+def first_complete(text: str, stops: Sequence[str]) -> str:
+    """The text before the stop that is complete first, found by looking at every beginning of the text."""
+    for end in range(len(text) + 1):
+        starts = [end - len(stop) for stop in stops if stop and text[:end].endswith(stop)]
+        if starts:
+            return text[: min(starts)]
+    return text
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    text=st.text("abÉ", max_size=30),
+    stops=st.lists(st.text("abÉ", max_size=4), max_size=3),
+    at=st.lists(st.integers(0, 40), max_size=10),
+)
+def test_a_stop_text_ends_the_answer_the_same_wherever_it_is_cut(text: str, stops: list[str], at: list[int]) -> None:
+    scanner = StopText(stops)
+    shown = ""
+    for piece in cuts(text, at):
+        shown += scanner.feed(piece)
+        assert not any(stop in shown for stop in stops if stop)
+    shown += "" if scanner.stopped else scanner.flush()
+    assert shown == first_complete(text, stops)
+    assert scanner.stopped == (shown != text or any(stop and text.endswith(stop) for stop in stops))
+
+
+def test_only_what_may_begin_a_stop_text_is_held_back() -> None:
+    scanner = StopText(["END", "\n\n"])
+    assert scanner.feed("one\n") == "one"
+    assert scanner.feed("two E") == "\ntwo "
+    assert scanner.feed("N") == ""
+    assert scanner.feed("d") == "ENd"
+    assert scanner.flush() == ""
+
+
+def parse(text: str, at: Sequence[int] = (), *, parallel: bool = True) -> tuple[str, list[tuple[str, str]]]:
+    parser = ToolCalls({"f", "g"}, parallel=parallel)
+    pieces: list[Piece] = []
+    for piece in cuts(text, at):
+        pieces += parser.feed(piece)
+    pieces += parser.flush()
+    shown, calls = "", []
+    for piece in pieces:
+        match piece:
+            case str():
+                shown += piece
+            case CallStart(name):
+                calls.append((name, ""))
+            case CallArguments(arguments):
+                calls[-1] = (calls[-1][0], calls[-1][1] + arguments)
+    return shown, calls
+
+
+ARGUMENTS = st.dictionaries(
+    st.text(max_size=5), st.text(max_size=8) | st.integers() | st.lists(st.text(max_size=3)), max_size=3
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    calls=st.lists(st.tuples(st.sampled_from(["f", "g"]), ARGUMENTS), min_size=1, max_size=3),
+    before=st.text("ab <{\n", max_size=8),
+    at=st.lists(st.integers(0, 300), max_size=12),
+)
+def test_calls_are_found_wherever_the_text_is_cut(
+    calls: list[tuple[str, dict[str, object]]], before: str, at: list[int]
+) -> None:
+    text = before + "\n".join(
+        f'<tool_call>\n{{"name": "{name}", "arguments": {json.dumps(arguments)}}}\n</tool_call>'
+        for name, arguments in calls
+    )
+    shown, found = parse(text, at)
+    assert shown == before
+    assert [(name, json.loads(arguments)) for name, arguments in found] == calls
+
+
+MALFORMED = [
+    "<tool_call>no json</tool_call>",
+    '<tool_call>{"name": "unknown", "arguments": {}}</tool_call>',
+    '<tool_call>{"name": "f", "arguments": 3',
+    "<tool_call>",
+    "<tool_call",
+    'text <tool_call>{"name": 7}</tool_call> more',
+    "<tool_call><tool_call>x</tool_call>",
+    "</tool_call>",
+]
+
+
+@pytest.mark.parametrize("text", MALFORMED)
+def test_what_is_no_call_is_text_to_the_letter(text: str) -> None:
+    for at in ([], range(len(text))):
+        assert parse(text, at) == (text, [])
+
+
+def test_keys_in_another_order_are_a_call_too() -> None:
+    assert parse('<tool_call>{"arguments": {"a": 1}, "name": "f"}</tool_call>') == ("", [("f", '{"a": 1}')])
+    assert parse('<tool_call>{"name": "g"}</tool_call>') == ("", [("g", "{}")])
+
+
+def test_a_call_that_is_cut_keeps_what_came_of_it() -> None:
+    text = '<tool_call>{"name": "f", "arguments": {"city": "Be'
+    assert parse(text) == parse(text, range(len(text))) == ("", [("f", '{"city": "Be')])
+
+
+def test_a_call_that_breaks_off_inside_ends_there() -> None:
+    text = 'a<tool_call>{"name": "f", "arguments": {"x": 1</tool_call>b'
+    assert parse(text) == parse(text, range(len(text))) == ("ab", [("f", '{"x": 1')])
+
+
+def test_without_parallel_calls_nothing_follows_the_first() -> None:
+    one = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
+    for at in ([], range(200)):
+        assert parse(one + "\n" + one + "text", at, parallel=False) == ("", [("f", "{}")])
+
+
+def render(source: str, content: str = "hi") -> str:
+    return ChatTemplate(source, SystemClock()).render([{"role": "user", "content": content}])
+
+
+def test_templates_run_in_a_sandbox() -> None:
+    for source in (
+        "{{ messages.__class__.__mro__[1].__subclasses__() }}",
+        "{{ ''.__class__.__base__.__subclasses__() }}",
+        "{% set _ = messages.append(1) %}",
+        "{% include 'x' %}",
+    ):
+        with pytest.raises((BadCall, ValueError)):
+            render(source)
+
+
+def test_templates_have_what_hugging_face_gives_them() -> None:
+    assert (
+        render("{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m.content }}{% endfor %}")
+        == "hi"
+    )
+    assert render("{{ messages | tojson }}", "<é&'>") == '[{"role": "user", "content": "<é&\'>"}]'
+    assert render("{% generation %}{{ messages[0].content }}{% endgeneration %}") == "hi"
+    assert render("{{ strftime_now('%Y') | int > 2000 }}") == "True"
+    with pytest.raises(BadCall, match="roles must alternate"):
+        render("{{ raise_exception('roles must alternate') }}")
+
+
+def test_a_template_cannot_render_without_bound() -> None:
+    with pytest.raises(BadCall, match="renders to over"):
+        render("{% for i in range(90000) %}{{ messages[0].content }}{% endfor %}", "x" * 1000)
+
+
+def test_a_template_that_does_not_compile_is_refused_when_read(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{% if %}"}))
+    with pytest.raises(ValueError, match="does not compile"):
+        ChatTemplate.read(tmp_path, SystemClock())
+    (tmp_path / "chat_template.jinja").write_text("{{ bos_token }}ok")
+    template = ChatTemplate.read(tmp_path, SystemClock())
+    assert template is not None
+    assert template.render([]) == "ok"
