@@ -85,7 +85,8 @@ def test_batches_hold_every_target_and_no_more_tokens_than_asked_for(tokenizer: 
     assert all(len(batches) == 3 for batches in steps)
     for batch in (batch for batches in steps for batch in batches):
         assert sum(map(len, batch.ids)) <= LONGEST
-        for ids, targets in zip(batch.ids, batch.targets, strict=True):
-            assert len(ids) == len(targets)
-            assert any(target >= 0 for target in targets)
-            assert all(target in (-100, after) for target, after in zip(targets, ids[1:], strict=False))
+        for ids, targets, said, asked in zip(batch.ids, batch.targets, batch.said, batch.asked, strict=True):
+            real = sum(said) + sum(asked)
+            assert targets[: real - 1] == ids[1:real]
+            assert any(said)
+            assert [one + other for one, other in zip(said, asked, strict=True)] == [1] * real + [0] * (len(ids) - real)

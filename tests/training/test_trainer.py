@@ -11,7 +11,7 @@ import pytest
 from headgate.training.run import TorchMissing, TrainSettings, main
 
 SMALL = TrainSettings(
-    vocabulary=700, hidden=64, intermediate=96, layers=2, heads=2, key_value_heads=1, batch_tokens=1024, batches=1,
+    vocabulary=700, hidden=64, intermediate=96, layers=2, heads=2, key_value_heads=1, batch_tokens=1024, batches=2,
     steps=30, minutes=5.0, threads=1, check_every=15, check_count=1, table_count=1,
 )  # fmt: skip
 

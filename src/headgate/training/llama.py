@@ -88,12 +88,11 @@ def hidden(weights: Weights, shape: Shape, ids: Tensor, past: Cache | None = Non
     return F.rms_norm(x, width, weights["model.norm.weight"], small)
 
 
-def loss(weights: Weights, shape: Shape, ids: Tensor, targets: Tensor) -> Tensor:
-    """The summed cross entropy over learnt positions; logits are made only where something is learnt."""
+def losses(weights: Weights, shape: Shape, ids: Tensor, targets: Tensor) -> Tensor:
+    """The cross entropy of every target."""
     states = hidden(weights, shape, ids)
-    learnt = targets >= 0
-    logits = F.linear(states[learnt], weights["model.embed_tokens.weight"])
-    return F.cross_entropy(logits.float(), targets[learnt], reduction="sum")
+    logits = F.linear(states, weights["model.embed_tokens.weight"])
+    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
 
 
 def greedy(weights: Weights, shape: Shape, prompts: list[list[int]], end: int, limit: int) -> list[list[int]]:

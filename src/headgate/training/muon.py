@@ -4,6 +4,8 @@ Muon: Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/), with the 
 (arXiv 2502.16982). It learns from clearly fewer tokens than AdamW alone, and tokens are what a CPU is short of.
 """
 
+from concurrent.futures import Executor
+
 import torch
 from torch import Tensor
 
@@ -41,20 +43,20 @@ class Optimiser:
         self._adam = torch.optim.AdamW(plain, lr=adam_rate, betas=(0.9, 0.98), weight_decay=0.0)
         self._muon_rate, self._adam_rate, self._decay = muon_rate, adam_rate, decay
 
-    def step(self, scale: float) -> None:
+    def step(self, scale: float, pool: Executor) -> None:
         """Moves the weights once, with both learning rates times `scale`, and clears the gradients."""
-        with torch.no_grad():
-            self._step(scale)
-
-    def _step(self, scale: float) -> None:
         for group in self._adam.param_groups:
             group["lr"] = self._adam_rate * scale
         self._adam.step()
         self._adam.zero_grad()
-        rate = self._muon_rate * scale
-        for size, stack in self._stacks.items():
+        for _ in pool.map(lambda size: self._turn(size, self._muon_rate * scale), self._stacks):
+            pass
+
+    def _turn(self, size: tuple[int, ...], rate: float) -> None:
+        """Moves all matrices of one size."""
+        stack, momentum = self._stacks[size], self._momentum[size]
+        with torch.no_grad():
             gradient = torch.stack([weight.grad for weight in stack if weight.grad is not None])
-            momentum = self._momentum[size]
             momentum.lerp_(gradient, 1 - MOMENTUM)
             update = orthogonal(gradient.lerp_(momentum, MOMENTUM)) * (0.2 * max(size) ** 0.5)
             for weight, change in zip(stack, update, strict=True):

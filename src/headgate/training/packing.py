@@ -22,10 +22,15 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Rows padded on the right to one length. `targets[i]` is the token after i, or -100 where nothing is learnt."""
+    """Rows padded on the right to one length. `targets[i]` is the token after i.
+
+    `said` marks the targets written by the assistant, `asked` those of the prompt; padding is neither.
+    """
 
     ids: list[list[int]]
     targets: list[list[int]]
+    said: list[list[bool]]
+    asked: list[list[bool]]
 
 
 class Packer:
@@ -85,12 +90,11 @@ def _groups(rows: list[Row], micro: int) -> Iterator[Batch]:
 
 def _padded(rows: Sequence[Row]) -> Batch:
     longest = max(len(row.ids) for row in rows) - 1
-    ids, targets = [], []
+    ids, targets, said, asked = [], [], [], []
     for row in rows:
         gap = longest - len(row.ids) + 1
         ids.append(row.ids[:-1] + [0] * gap)
-        targets.append(
-            [token if learnt else -100 for token, learnt in zip(row.ids[1:], row.learnt[1:], strict=True)]
-            + [-100] * gap
-        )
-    return Batch(ids, targets)
+        targets.append(row.ids[1:] + [0] * gap)
+        said.append(row.learnt[1:] + [False] * gap)
+        asked.append([not learnt for learnt in row.learnt[1:]] + [False] * gap)
+    return Batch(ids, targets, said, asked)

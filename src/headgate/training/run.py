@@ -16,7 +16,7 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     out: str = "headgate-demo"
     work: str = "headgate-train"
     seed: int = 1
-    steps: int = 6000
+    steps: int = 20000
     minutes: float = 65.0
     threads: int = 2
     bfloat16: bool = True
@@ -26,8 +26,8 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     layers: int = 6
     heads: int = 4
     key_value_heads: int = 2
-    batch_tokens: int = 3072
-    batches: int = 2
+    batch_tokens: int = 1024
+    batches: int = 4
     muon_rate: float = 0.005
     adam_rate: float = 0.004
     check_every: int = 300
