@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from headgate.backends.http.address import Resolver, resolve
 from headgate.backends.http.pool import PoolSettings
 from headgate.backends.openai import OpenAIBackend, OpenAISettings
 from headgate.core.call import Call
@@ -55,10 +56,15 @@ def target(model: str) -> Target:
 
 
 def backend(
-    base_url: str, *, timeouts: Timeouts = FAST, pool: PoolSettings | None = None, **more: Any
+    base_url: str,
+    *,
+    timeouts: Timeouts = FAST,
+    pool: PoolSettings | None = None,
+    resolver: Resolver = resolve,
+    **more: Any,
 ) -> OpenAIBackend:
     settings = OpenAISettings(name="up", base_url=base_url, timeouts=timeouts, pool=pool or PoolSettings(), **more)
-    return OpenAIBackend(settings, CLOCK)
+    return OpenAIBackend(settings, CLOCK, resolver)
 
 
 async def collect(answer: Answer) -> tuple[bytes, list[Any], HeadgateError | None]:

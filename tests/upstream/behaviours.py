@@ -268,8 +268,15 @@ async def close_delimited(exchange: Exchange) -> bool:
 
 
 async def extra_bytes(exchange: Exchange) -> bool:
-    await ok(exchange)
-    await exchange.write(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nfor-them")
+    """More bytes than announced: `late=1` sends them a moment later."""
+    data = json.dumps(whole(exchange)).encode()
+    extra = b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nfor-them"
+    await exchange.head(200, {"content-type": "application/json"}, str(len(data)))
+    if "late" not in exchange.options:
+        await exchange.write(data + extra)
+    else:
+        await exchange.write(data)
+        await exchange.write(extra)
     return True
 
 

@@ -13,15 +13,19 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextlib.contextmanager
-def upstream(*, models: str = "ok,other", headers: dict[str, str] | None = None, port: int = 0) -> Iterator[str]:
+def upstream(
+    *, models: str = "ok,other", headers: dict[str, str] | None = None, port: int = 0, tls: bool = False
+) -> Iterator[str]:
     """Yields the base URL, such as `http://127.0.0.1:40001/v1`."""
     command = [sys.executable, "-m", "tests.upstream.server", "--port", str(port), "--models", models]
     command += ["--headers", json.dumps(headers or {})]
+    command += ["--tls"] if tls else []
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        yield f"http://127.0.0.1:{json.loads(line)['port']}/v1"
+        where = "https://localhost" if tls else "http://127.0.0.1"
+        yield f"{where}:{json.loads(line)['port']}/v1"
     finally:
         process.kill()
         process.wait(10)

@@ -11,10 +11,14 @@ import argparse
 import asyncio
 import contextlib
 import json
+import ssl
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.upstream.behaviours import Exchange, behaviour
+
+TLS = Path(__file__).parent / "tls"
 
 
 @dataclass
@@ -112,9 +116,12 @@ class Server:
                     await task
 
 
-async def serve(port: int, models: list[str], headers: dict[str, str]) -> None:
-    logic = Server(models, headers)
-    server = await asyncio.start_server(logic.connection, "127.0.0.1", port, backlog=2048, limit=2**22)
+async def serve(port: int, logic: Server, tls: bool) -> None:
+    context = None
+    if tls:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(TLS / "cert.pem", TLS / "key.pem")
+    server = await asyncio.start_server(logic.connection, "127.0.0.1", port, backlog=2048, limit=2**22, ssl=context)
     print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)
     # ends with its parent: the pipe to stdin closes
     loop = asyncio.get_running_loop()
@@ -128,8 +135,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--models", default="ok,other", help="comma separated; empty: no list of models")
     parser.add_argument("--headers", default="{}", help="JSON: headers of the list of models")
+    parser.add_argument("--tls", action="store_true", help="with the certificate in tests/upstream/tls")
     given = parser.parse_args()
-    asyncio.run(serve(given.port, [name for name in given.models.split(",") if name], json.loads(given.headers)))
+    logic = Server([name for name in given.models.split(",") if name], json.loads(given.headers))
+    asyncio.run(serve(given.port, logic, given.tls))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def test_a_base_url_names_its_origin(url: str, origin: Origin, host: str) -> Non
      "http://host/#x", "http://[fe80::1%25eth0]/", "http://host/a\r\nb", "http://host/a b", "http://host:99999/"],
 )  # fmt: skip
 def test_a_base_url_that_is_none_is_refused_with_a_reason(url: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         parse_base_url(url)
 
 

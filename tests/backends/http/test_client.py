@@ -269,8 +269,16 @@ def test_a_connection_with_bytes_left_over_or_without_a_length_is_not_used_again
         for number in range(10):
             body = await (await post(http, model, user=str(number))).read_all(10_000)
             assert json.loads(body)["object"] == "chat.completion"  # never the bytes meant for nobody
-            await asyncio.sleep(0)
         http.close()
+
+    run(main())
+
+
+def test_bytes_that_come_while_a_connection_lies_idle_end_it(server: str, run: Run) -> None:
+    async def main() -> None:
+        http = client(server)
+        await (await post(http, "extra_bytes:late=1")).read_all(10_000)
+        await until(lambda: http.counts.idle == 0)
 
     run(main())
 

@@ -1,6 +1,8 @@
 """One request and its response on one connection; the connection goes back as soon as the message is complete."""
 
 import asyncio
+import select
+import socket
 from collections.abc import Callable
 from typing import cast
 
@@ -24,9 +26,17 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.exchange: Exchange | None = None
         self.idle_since = 0.0
+        self._poll = select.poll()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("socket")
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._poll.register(peer.fileno(), select.POLLIN)
+
+    def is_quiet(self) -> bool:
+        """Open, and nothing waits to be read: neither the server's goodbye nor bytes that nobody asked for."""
+        return not self.transport.is_closing() and not self._poll.poll(0)
 
     def data_received(self, data: bytes) -> None:
         if self.exchange is None:
@@ -100,6 +110,10 @@ class Exchange:
     def open(self) -> bool:
         """It still holds its connection."""
         return self._connection is not None
+
+    @property
+    def draining(self) -> bool:
+        return self._draining is not None
 
     async def head(self) -> None:
         while not self._response.head_done:

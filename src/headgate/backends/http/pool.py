@@ -1,7 +1,6 @@
 """The connections to one server: how many, who waits for one, which are idle, and how a new one is made."""
 
 import asyncio
-import socket
 import ssl
 from collections import deque
 from functools import partial
@@ -48,6 +47,7 @@ class Pool:
         self._idle: deque[Connection] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._active = 0
+        self._busy: set[Connection] = set()
         self._reaper: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -92,13 +92,15 @@ class Pool:
         now = asyncio.get_running_loop().time()
         while self._idle:
             connection = self._idle.pop()
-            if now - connection.idle_since <= self._settings.idle_s and not connection.transport.is_closing():
+            if now - connection.idle_since <= self._settings.idle_s and connection.is_quiet():
+                self._busy.add(connection)
                 return connection
             connection.transport.abort()
         return None
 
     def ended(self, connection: Connection, reusable: bool) -> None:
         """An exchange gives back its connection, and its slot with it."""
+        self._busy.discard(connection)
         if reusable and not self._closed:
             loop = asyncio.get_running_loop()
             connection.idle_since = loop.time()
@@ -115,9 +117,11 @@ class Pool:
             self._idle.popleft().transport.abort()
         try:
             async with asyncio.timeout(seconds):
-                return await self._connect_any(seconds)
+                connection = await self._connect_any(seconds)
         except TimeoutError as error:
             raise timed_out("connect", seconds) from error
+        self._busy.add(connection)
+        return connection
 
     async def _connect_any(self, seconds: float) -> Connection:
         host, port = self._origin.host, self._origin.port
@@ -142,16 +146,13 @@ class Pool:
 
     async def _connect(self, address: str, port: int) -> Connection:
         loop = asyncio.get_running_loop()
-        transport, connection = await loop.create_connection(
+        _, connection = await loop.create_connection(
             partial(Connection, self._lost),
             address,
             port,
             ssl=self._tls,
             server_hostname=self._origin.host if self._tls is not None else None,
         )
-        peer = transport.get_extra_info("socket")
-        if peer is not None:
-            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
     def _lost(self, connection: Connection) -> None:
@@ -171,13 +172,16 @@ class Pool:
             self._reaper = loop.call_at(due, self._reap)
 
     def close(self) -> None:
-        """Closes what is idle; what is in use closes when it ends. No new slots."""
+        """Closes what is idle or has only leftovers to come; what is in use closes when it ends. No new slots."""
         self._closed = True
         if self._reaper is not None:
             self._reaper.cancel()
             self._reaper = None
         while self._idle:
             self._idle.popleft().transport.abort()
+        for connection in list(self._busy):
+            if connection.exchange is not None and connection.exchange.draining:
+                connection.exchange.abort()
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
