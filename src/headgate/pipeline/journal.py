@@ -4,7 +4,9 @@ One JSON line per receipt, one `write` call per line: after kill -9 the page cac
 loss is bounded by `sync`, which the shipper calls with each batch.
 """
 
+import errno
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,14 +16,16 @@ from headgate.core.errors import Overloaded
 from headgate.core.usage import Receipt
 
 SEGMENT_BYTES = 64 * 1024 * 1024
-LINE_BYTES_MAX = 1024 * 1024
+UNWRITTEN_MAX = 10_000
+"""Receipts kept in memory while the disk takes none; no new call is let in meanwhile, so few come."""
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
 class Journal:
     """Appends receipts to numbered segments in `folder`; reads them back for the shipper.
 
-    A torn last line (a disk that filled mid-write) is closed with a newline on opening and skipped by readers.
+    A torn last line (a disk that filled mid-write) is closed with a newline before the next and skipped by readers.
+    What could not be written stays in memory, in order, and goes first once the disk takes it again.
     """
 
     def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
@@ -33,39 +37,61 @@ class Journal:
         """Called after each append: the shipper's wake-up."""
         self.broken: str | None = None
         """Why the last append failed; None while the journal works."""
+        self.lost = 0
+        """Receipts that were given up because too many could not be written."""
+        self._unwritten: deque[bytes] = deque()
+        self._torn = False
         existing = self.segments()
         self._number = existing[-1] if existing else 1
         self._fd, self._size = self._open(self._number)
 
     def append(self, receipt: Receipt) -> None:
         """Raises `Overloaded` where the line could not be written whole: the caller must not report success."""
-        line = self._encode(receipt) + b"\n"
+        if len(self._unwritten) >= UNWRITTEN_MAX:
+            self._unwritten.popleft()
+            self.lost += 1
+        self._unwritten.append(self._encode(receipt) + b"\n")
         try:
-            if self._size + len(line) > self._segment_bytes and self._size > 0:
-                self._rotate()
-            written = os.write(self._fd, line)
-            if written != len(line):
-                os.write(self._fd, b"\n")
-                raise OSError(28, "the disk is full")
+            self._write_all()
         except OSError as error:
-            self.broken = error.strerror or str(error)
             raise Overloaded(
-                f"The usage ledger cannot be written ({self.broken}); no paid work is done until it can.",
+                f"The usage ledger cannot be written ({self.broken}); no paid work is done until it can. "
+                "Free some space, or mend the disk.",
                 code="ledger_unavailable",
                 retry_after=5.0,
             ) from error
-        self.broken = None
-        self._size += len(line)
-        self.on_append()
 
     def probe(self) -> None:
-        """Tries whether a broken journal can be written again; an empty line means nothing to readers."""
+        """Tries whether a broken journal can be written again: what waits, else an empty line, which readers skip."""
+        if not self._unwritten:
+            self._unwritten.append(b"\n")
         try:
-            if os.write(self._fd, b"\n") == 1:
-                self.broken = None
-                self._size += 1
+            self._write_all()
+        except OSError:
+            return  # `broken` says why
+
+    def _write_all(self) -> None:
+        """Raises `OSError`; then what is left waits for the next time."""
+        try:
+            while self._unwritten:
+                self._write(self._unwritten[0])
+                self._unwritten.popleft()
         except OSError as error:
             self.broken = error.strerror or str(error)
+            raise
+        self.broken = None
+        self.on_append()
+
+    def _write(self, line: bytes) -> None:
+        if self._size + len(line) > self._segment_bytes and self._size > 0:
+            self._rotate()
+        if self._torn:
+            line = b"\n" + line
+        written = os.write(self._fd, line)
+        self._size += written
+        self._torn = written != len(line)
+        if self._torn:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def segments(self) -> list[int]:
         return sorted(int(path.stem) for path in self._folder.glob("*.jsonl") if path.stem.isdigit())
@@ -81,12 +107,17 @@ class Journal:
         """Whole lines of a segment from a byte position on, and the position after them."""
         with self._path(segment).open("rb") as file:
             file.seek(position)
-            data = file.read(max(limit_bytes, LINE_BYTES_MAX))
+            data = file.read(limit_bytes) + file.readline()
         end = data.rfind(b"\n") + 1
         return data[:end].splitlines(), position + end
 
     def sync(self) -> None:
-        os.fsync(self._fd)
+        """On a descriptor of its own: it runs in a thread, and the one that is written may be closed meanwhile."""
+        fd = os.open(self._path(self._number), os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
     def remove(self, segment: int) -> None:
         """Removes a segment whose receipts are all in the ledger; never the one being written."""
@@ -95,6 +126,8 @@ class Journal:
 
     def close(self) -> None:
         if self._fd >= 0:
+            if self._unwritten:
+                self.probe()
             os.close(self._fd)
             self._fd = -1
 
@@ -104,7 +137,7 @@ class Journal:
     def _rotate(self) -> None:
         fd, size = self._open(self._number + 1)
         os.close(self._fd)
-        self._fd, self._size, self._number = fd, size, self._number + 1
+        self._fd, self._size, self._number, self._torn = fd, size, self._number + 1, False
 
     def _open(self, number: int) -> tuple[int, int]:
         path = self._path(number)

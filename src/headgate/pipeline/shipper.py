@@ -42,8 +42,8 @@ class Shipper:
             try:
                 await self.flush()
                 pause = 1.0
-            except HeadgateError as error:
-                self._log.event(names.LEDGER_LAGGING, "warning", error=error.message, unshipped_bytes=self.unshipped())
+            except (HeadgateError, OSError) as error:
+                self._lagging(error)
                 await self._clock.sleep(pause)
                 pause = min(pause * 2, BACKOFF_SECONDS_MAX)
                 continue
@@ -51,7 +51,7 @@ class Shipper:
             await self._clock.sleep(GATHER_SECONDS)
 
     async def flush(self) -> None:
-        """Ships everything the journal holds at this moment. Raises what SQL raises."""
+        """Ships everything the journal holds at this moment. Raises what SQL and the disk raise."""
         async with self._turn:
             self._wake.clear()
             for segment in self._journal.segments():
@@ -66,16 +66,23 @@ class Shipper:
         try:
             async with asyncio.timeout(seconds):
                 await self.flush()
-        except (HeadgateError, TimeoutError) as error:
-            self._log.event(names.LEDGER_LAGGING, "warning", error=str(error), unshipped_bytes=self.unshipped())
+        except (HeadgateError, OSError) as error:  # a TimeoutError is an OSError
+            self._lagging(error)
 
     def unshipped(self) -> int:
         """Bytes of the journal that SQL does not have yet."""
         return sum(self._journal.size(n) - self._positions.get(n, 0) for n in self._journal.segments())
 
+    def _lagging(self, error: Exception) -> None:
+        detail = str(error) or type(error).__name__
+        self._log.event(names.LEDGER_LAGGING, "warning", error=detail, unshipped_bytes=self.unshipped())
+
     async def _ship(self, segment: int) -> None:
         if segment not in self._positions:
-            self._positions[segment] = await self._store.position(self._log_name(segment))
+            known = await self._store.position(self._log_name(segment))
+            # Beyond its end: SQL remembers another file of this name, from a folder that was removed. Read this one
+            # whole; receipts that are there already are not added again.
+            self._positions[segment] = known if known <= self._journal.size(segment) else 0
         while True:
             start = self._positions[segment]
             lines, end = await asyncio.to_thread(self._journal.read, segment, start, BATCH_BYTES)

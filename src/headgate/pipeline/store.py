@@ -1,6 +1,7 @@
 """The pipeline's tables: keys and the ledger. The only module of this room that knows SQL."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -16,6 +17,8 @@ from headgate.storage.sql import tables
 from headgate.storage.sql.port import Sql
 
 _KEYS_VERSION = "keys"
+_DAY_S = 86_400
+_INT_MAX = 2**63 - 1
 GROUPS_MAX = 10_000
 """Rows one usage query may return."""
 
@@ -27,12 +30,15 @@ class Store:
         self._sql = sql
 
     async def put_key(self, record: KeyRecord, hashed: str) -> None:
-        """Adds a key, or replaces the one with this id."""
+        """Adds a key, or replaces the one with this id; the same key under another id goes."""
         row = {**_key_row(record), "hash": hashed}
+        changed = {name: value for name, value in row.items() if name != "id"}
 
         def work(db: Connection) -> None:
-            db.execute(sa.delete(tables.keys).where(tables.keys.c.id == record.id))
-            db.execute(sa.insert(tables.keys).values(row))
+            db.execute(sa.delete(tables.keys).where(tables.keys.c.hash == hashed, tables.keys.c.id != record.id))
+            # Not deleted and inserted: replicas that start together with one bootstrap key would collide.
+            insert = _insert(db, tables.keys).values(row)
+            db.execute(insert.on_conflict_do_update(index_elements=["id"], set_=changed))
             _bump(db, _KEYS_VERSION)
 
         await self._sql.run(work)
@@ -129,8 +135,9 @@ def _key_record(row: dict[str, Any]) -> KeyRecord:
 
 
 def _receipt_row(receipt: Receipt) -> dict[str, Any]:
+    """A row that every database takes: one receipt it refused would hold up all that follow."""
     usage = receipt.usage
-    return {
+    row = {
         "id": receipt.id,
         "call_id": receipt.call_id,
         "attempt": receipt.attempt,
@@ -156,13 +163,27 @@ def _receipt_row(receipt: Receipt) -> dict[str, Any]:
         "estimated": usage.estimated,
         "cost_usd": receipt.cost_usd,
         "price_version": receipt.price_version,
-        "tags": receipt.tags,
+        "tags": {_text(name): _text(value) for name, value in receipt.tags.items()},
     }
+    return {name: _plain(value) for name, value in row.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, int):
+        return max(-_INT_MAX, min(value, _INT_MAX))
+    return value
+
+
+def _text(value: str) -> str:
+    """PostgreSQL has no NUL in texts."""
+    return value.replace("\x00", "\ufffd")
 
 
 def _usage(db: Connection, query: UsageQuery) -> list[UsageRow]:
     ledger = tables.ledger.c
-    days = ledger.started_at / 86_400
+    days = ledger.started_at / _DAY_S
     # A cast rounds in PostgreSQL and cuts in SQLite, which in turn may be built without floor().
     day = sa.cast(sa.func.floor(days) if db.dialect.name == "postgresql" else days, sa.Integer)
     columns: dict[str, Any] = {
@@ -195,7 +216,7 @@ def _usage(db: Connection, query: UsageQuery) -> list[UsageRow]:
 def _usage_row(row: dict[str, Any], query: UsageQuery) -> UsageRow:
     cost = row["cost_usd"]
     return UsageRow(
-        group={name: str(row[f"group_{name}"]) for name in query.group_by},
+        group={name: _group(name, row[f"group_{name}"]) for name in query.group_by},
         requests=int(row["requests"]),
         input=int(row["input"]),
         cached=int(row["cached"]),
@@ -203,3 +224,8 @@ def _usage_row(row: dict[str, Any], query: UsageQuery) -> UsageRow:
         cost_usd=float(cost) if cost is not None else None,
         unpriced=int(row["unpriced"]),
     )
+
+
+def _group(name: str, value: Any) -> str:
+    """A day is counted from 1970 in SQL and written `2026-11-21` outside."""
+    return datetime.fromtimestamp(value * _DAY_S, UTC).date().isoformat() if name == "day" else str(value)

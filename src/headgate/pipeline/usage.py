@@ -22,6 +22,7 @@ class UsageRow(Struct, frozen=True):
     """One group's sums. `cost_usd` covers the priced attempts only; `unpriced` says how many were not."""
 
     group: dict[str, str]
+    """A `day` is written `2026-11-21`, in UTC."""
     requests: int
     input: int
     cached: int
