@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from headgate.core.usage import Usage
 
 BUNDLED_BOOK = Path(__file__).with_name("prices.toml")
-_Price = Annotated[float, Meta(ge=0)]
+_Price = Annotated[float, Meta(ge=0, le=1_000_000)]
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,9 +40,13 @@ class Price(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PriceBook(Struct, frozen=True, forbid_unknown_fields=True):
-    """The file: a version for the receipts, and prices; later entries win over earlier ones that also match."""
+    """The file: a version for the receipts, and prices.
 
-    version: str
+    Of the entries that match, one that names a backend wins over one that does not, then the one that says more of
+    the model's name, then the newest in force, then the last in the file.
+    """
+
+    version: Annotated[str, Meta(min_length=1, max_length=100)]
     price: tuple[Price, ...] = ()
 
 
@@ -66,13 +70,18 @@ class PriceTable:
         return self._found[key]
 
     def _search(self, backend: str, model: str, day: date) -> Price | None:
-        best: Price | None = None
-        for price in self._prices:
-            if price.effective > day or not fnmatchcase(model, price.model) or not fnmatchcase(backend, price.backend):
-                continue
-            if best is None or price.effective >= best.effective or price.model == model:
-                best = price
-        return best
+        matching = [
+            (_rank(price), place, price)
+            for place, price in enumerate(self._prices)
+            if price.effective <= day and fnmatchcase(model, price.model) and fnmatchcase(backend, price.backend)
+        ]
+        return max(matching)[2] if matching else None
+
+
+def _rank(price: Price) -> tuple[int, bool, int, date]:
+    """Letters that a pattern fixes say how much it means; a name without signs means exactly one model."""
+    exact = not any(sign in price.model for sign in "*?[")
+    return len(price.backend.replace("*", "")), exact, len(price.model.replace("*", "")), price.effective
 
 
 def read_book(path: Path) -> PriceBook:
