@@ -13,7 +13,7 @@ KEY_LENGTH_MAX = 256
 
 def hash_key(secret: bytes, key: str) -> str:
     """HMAC-SHA-256 under the server's secret: a stolen table of hashes is no use without it."""
-    return hmac.new(secret, key.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
+    return hmac.new(secret, key.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
 class Auth:

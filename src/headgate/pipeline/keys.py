@@ -21,6 +21,10 @@ PREFIX = "hg-"
 VISIBLE_LENGTH = 11
 POLL_SECONDS = 0.5
 """How often a replica looks whether another process changed the keys."""
+REFRESH_SECONDS = 10.0
+EXPIRY_MAX = 253_402_300_800.0
+"""The year 10000, which no calendar can show."""
+LIMIT_MAX = 10**12
 _SCOPES: tuple[Scope, ...] = ("inference", "admin")
 
 
@@ -37,6 +41,7 @@ class Keys:
         self._publish = publish
         self._log = log
         self._table = KeyTable(-1, {})
+        self._turn = asyncio.Lock()
 
     def knows(self, key: str) -> bool:
         """Whether the key is valid in the newest snapshot."""
@@ -70,32 +75,41 @@ class Keys:
         for record, _ in await self._store.keys():
             if record.id == key_id:
                 if record.revoked_at is None:
-                    record = structs.replace(record, revoked_at=self._clock.now())
-                    await self._store.revoke_key(key_id, self._clock.now())
+                    now = self._clock.now()
+                    record = structs.replace(record, revoked_at=now)
+                    await self._store.revoke_key(key_id, now)
                 await self.refresh()
                 return record
         raise NotFound(f"There is no key '{key_id[:100]}'. List the keys to see their ids.", code="key_not_found")
 
     async def refresh(self) -> None:
-        """Publishes a new snapshot if SQL has a newer version than the one published last."""
-        version = await self._store.keys_version()
-        if version == self._table.version:
-            return
-        rows = await self._store.keys()
-        valid = {hashed: record.principal() for record, hashed in rows if record.revoked_at is None}
-        self._table = KeyTable(version, valid)
-        self._publish(self._table)
+        """Publishes a new snapshot if SQL has another version than the one published last.
+
+        One at a time: a slow one could otherwise publish last what it read first, and a revoked key would live again.
+        """
+        async with self._turn:
+            version = await self._store.keys_version()
+            if version == self._table.version:
+                return
+            rows = await self._store.keys()
+            valid = {hashed: record.principal() for record, hashed in rows if record.revoked_at is None}
+            self._table = KeyTable(version, valid)
+            self._publish(self._table)
         self._log.event(names.KEYS_CHANGED, "debug", version=version, valid=len(valid))
 
     async def watch(self, rng: random.Random) -> None:
         """Until cancelled: follows changes made by other processes. While SQL is away the last snapshot serves on."""
+        away = False
         while True:
             await self._clock.sleep(POLL_SECONDS * rng.uniform(0.8, 1.2))
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(REFRESH_SECONDS):
                     await self.refresh()
+                away = False
             except (HeadgateError, TimeoutError) as error:
-                self._log.event(names.KEYS_CHANGED, "warning", error=f"keys cannot be read: {error}")
+                if not away:
+                    self._log.event(names.KEYS_STALE, "warning", error=str(error) or "no answer in time")
+                away = True
 
 
 def _check(spec: KeySpec, clock: Clock) -> None:
@@ -103,12 +117,20 @@ def _check(spec: KeySpec, clock: Clock) -> None:
         raise BadCall(f"A key needs at least one scope of: {', '.join(_SCOPES)}.", param="scopes")
     if not spec.tenant or len(spec.tenant) > 100 or not spec.tenant.isprintable():
         raise BadCall("A tenant is 1 to 100 printable characters.", param="tenant")
-    if len(spec.name) > 200:
-        raise BadCall("A key's name has at most 200 characters.", param="name")
-    if spec.models is not None and (len(spec.models) > 100 or any(not 0 < len(m) <= 256 for m in spec.models)):
-        raise BadCall("A key names at most 100 model patterns of 1 to 256 characters.", param="models")
+    if len(spec.name) > 200 or not spec.name.isprintable():
+        raise BadCall("A key's name has at most 200 characters, all printable.", param="name")
+    if spec.models is not None and (
+        len(spec.models) > 100 or any(not 0 < len(m) <= 256 or not m.isprintable() for m in spec.models)
+    ):
+        raise BadCall("A key names at most 100 model patterns of 1 to 256 printable characters.", param="models")
     if spec.expires_at is not None and spec.expires_at <= clock.now():
         raise BadCall("The expiry lies in the past; give a later time.", param="expires_at")
+    if spec.expires_at is not None and not spec.expires_at < EXPIRY_MAX:
+        raise BadCall(
+            "The expiry is in Unix seconds, before the year 10000; leave it out for never.", param="expires_at"
+        )
     for field, value in structs.asdict(spec.limits).items():
-        if value is not None and value < 1:
-            raise BadCall("A limit is at least 1; leave it out for the default.", param=f"limits.{field}")
+        if value is not None and not 1 <= value <= LIMIT_MAX:
+            raise BadCall(
+                f"A limit lies between 1 and {LIMIT_MAX}; leave it out for the default.", param=f"limits.{field}"
+            )

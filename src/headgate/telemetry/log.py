@@ -1,5 +1,7 @@
 """Structured logs: one JSON object a line, event first, bounded in size; secrets and prompts have no field here."""
 
+import contextlib
+import json
 import sys
 from collections.abc import Callable
 from typing import Any, Literal
@@ -36,8 +38,14 @@ class Log:
             elif isinstance(value, str) and len(value) > FIELD_LIMIT:
                 value = value[:FIELD_LIMIT] + "…"
             line[field] = value
-        self._write(self._encode(line).decode() + "\n")
+        try:
+            text = self._encode(line).decode()
+        except UnicodeEncodeError:  # a lone surrogate, as in a file name that is no UTF-8
+            text = json.dumps(line, default=str)
+        self._write(text + "\n")
 
 
 def _to_stderr(line: str) -> None:
-    sys.stderr.write(line)
+    """Whoever reads the log may be gone or full: that fails no call."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(line)

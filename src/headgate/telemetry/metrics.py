@@ -1,9 +1,11 @@
 """Prometheus metrics with bounded labels. One instance per process, handed to whoever emits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 
 from headgate.core.usage import Receipt
 from headgate.telemetry import names
@@ -11,6 +13,8 @@ from headgate.telemetry import names
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _OVERHEAD = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1)
 LABEL_VALUES_MAX = 200
+_quiet: Callable[[], None] = disable_created_metrics
+"""Else each series has a second line that nothing reads."""
 
 
 class Bounded:
@@ -33,7 +37,7 @@ class Metrics:
     """Every metric of the gateway. Gauges are read from the callables in `watch` when the page is asked for."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a second line per series that nothing reads
+        _quiet()
         self.registry = CollectorRegistry()
         r = self.registry
         self._calls = Counter(
@@ -92,6 +96,23 @@ class Metrics:
         """A gauge without labels, read at scrape time."""
         Gauge(name, documentation, registry=self.registry).set_function(read)
 
+    def watch_each(self, name: str, documentation: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
+        """A gauge with one label, whose values are read at scrape time and are bounded by whoever gives them."""
+        self.registry.register(_Each(name, documentation, label, read))
+
     def page(self) -> tuple[bytes, bytes]:
         """The exposition and its content type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST.encode()
+
+
+class _Each(Collector):
+    def __init__(self, name: str, documentation: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
+        self._about = (name, documentation, label)
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        name, documentation, label = self._about
+        family = GaugeMetricFamily(name, documentation, labels=[label])
+        for value, number in self._read().items():
+            family.add_metric([value], number)
+        yield family
