@@ -1,11 +1,13 @@
 """The one place where real things meet: every part of a running server, built in order, closed in reverse."""
 
+import asyncio
 import random
 import traceback
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import headgate
 from headgate.api.services import Services
@@ -97,7 +99,7 @@ async def build(
             raise ConfigError(str(error)) from error
         stack.push_async_callback(counters.aclose)
 
-        journal = Journal(home.ledger)
+        journal = _open_journal(home.ledger)
         stack.callback(journal.close)
         shipper = Shipper(journal, store, home.instance(), clock, log)
         stack.push_async_callback(shipper.finish, SHIP_SECONDS)
@@ -130,11 +132,18 @@ async def build(
             readiness.require(EMBEDDED, inference.ready)
         await fleet.apply(config)
 
-        _watch_gauges(metrics, gateway, admission, shipper, inference)
+        _watch_gauges(metrics, admission, shipper, journal)
+        metrics.watch_each(names.BACKEND_UP, "Whether a backend's last probes were good.", "backend", fleet.up)
+        if inference is not None:
+            for name, documentation, read in inference.gauges():
+                metrics.watch(name, documentation, read)
         stack.push_async_callback(tasks.aclose)
-        tasks.spawn(shipper.run(), "ledger shipper")
-        tasks.spawn(keys.watch(rng), "keys watcher")
-        tasks.spawn(fleet.keep_fresh(), "model lists")
+        for work, name in (
+            (shipper.run(), "ledger shipper"),
+            (keys.watch(rng), "keys watcher"),
+            (fleet.keep_fresh(), "model lists"),
+        ):
+            keep(tasks, work, name, log)
         yield Parts(gateway, keys, store, fleet, inference, readiness, shipper, meter, metrics, ids, clock, log, tasks)
 
 
@@ -157,6 +166,26 @@ def services(parts: Parts) -> Services:
     )
 
 
+def keep(tasks: Tasks, work: Coroutine[Any, Any, None], name: str, log: Log) -> None:
+    """Runs work that lasts as long as the server. Should it fail all the same, the log says so."""
+
+    def ended(task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            text = "".join(traceback.format_exception(error))
+            log.event(names.TASK_DIED, "error", task=name, error=text, remedy="restart the server, and report this")
+
+    tasks.spawn(work, name).add_done_callback(ended)
+
+
+def _open_journal(folder: Path) -> Journal:
+    try:
+        return Journal(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: the usage ledger cannot be written: {error.strerror}. Free some space, or mend its permissions."
+        ) from error
+
+
 def _swap_keys(auth: Auth, table: KeyTable) -> None:
     auth.table = table
 
@@ -176,12 +205,8 @@ def _log_bug(log: Log, metrics: Metrics, request_id: str, error: BaseException) 
     log.event(names.BUG, "error", request_id=request_id, error="".join(traceback.format_exception(error)))
 
 
-def _watch_gauges(
-    metrics: Metrics, gateway: Gateway, admission: Admission, shipper: Shipper, inference: Inference | None
-) -> None:
+def _watch_gauges(metrics: Metrics, admission: Admission, shipper: Shipper, journal: Journal) -> None:
     metrics.watch(names.IN_FLIGHT, "Calls in progress.", lambda: admission.active)
     metrics.watch(names.WAITING, "Calls waiting for admission.", lambda: admission.waiting)
     metrics.watch(names.LEDGER_UNSHIPPED, "Bytes of receipts not yet in SQL.", shipper.unshipped)
-    if inference is not None:
-        for name, documentation, read in inference.gauges():
-            metrics.watch(name, documentation, read)
+    metrics.watch(names.LEDGER_LOST, "Receipts given up while the disk took none.", lambda: journal.lost)

@@ -71,9 +71,15 @@ class Fleet:
             if built.get(name, (None, None))[1] is not backend:
                 self._retired.append((now + RETIRE_SECONDS, backend))
         self._built, self._config = built, config
-        for discovered in found:
-            self._listed.setdefault(discovered.settings.name, discovered.models)
-        await self.refresh()
+        fresh = {
+            server.settings.name
+            for server in found
+            if server.models and server.settings == wanted[server.settings.name]
+        }
+        for server in found:
+            if server.settings.name in fresh:
+                self._listed[server.settings.name] = server.models
+        await self.refresh(frozenset(fresh))
         self.health.watch([backend for _, backend in built.values()])
 
     async def keep_fresh(self) -> None:
@@ -86,9 +92,14 @@ class Fleet:
                 self._retired.remove((end, backend))
                 await backend.aclose()
 
-    async def refresh(self) -> None:
-        """Asks every backend without a fixed list for its models; one that does not answer keeps its last list."""
-        open_lists = [name for name, (settings, _) in self._built.items() if settings.models is None]
+    async def refresh(self, fresh: frozenset[str] = frozenset()) -> None:
+        """Asks every backend without a fixed list for its models, those just asked (`fresh`) left out.
+
+        One that does not answer keeps its last list.
+        """
+        open_lists = [
+            name for name, (settings, _) in self._built.items() if settings.models is None and name not in fresh
+        ]
         answers = await asyncio.gather(*(self._list(self._built[name][1]) for name in open_lists))
         for name, models in zip(open_lists, answers, strict=True):
             if models is not None:
@@ -100,6 +111,10 @@ class Fleet:
         backends = {name: backend for name, (backend, _) in self._own.items() if backend is not None}
         backends |= {name: backend for name, (_, backend) in self._built.items()}
         self._publish(build_routes(self._version, self._config.routes, listed, self._aliases()), backends)
+
+    def up(self) -> dict[str, float]:
+        """1 for each backend not known to be failing, else 0."""
+        return {name: float(self.health.usable(name)) for name in self._built}
 
     async def aclose(self) -> None:
         await self.health.aclose()

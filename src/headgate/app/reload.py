@@ -9,7 +9,6 @@ from msgspec import structs
 from headgate.app.build import Parts, price_table
 from headgate.app.config import Config, find_file
 from headgate.app.yamlfile import ConfigError
-from headgate.core.clock import Clock
 from headgate.telemetry import names
 from headgate.telemetry.log import Log
 
@@ -21,14 +20,13 @@ _FIXED = ("server", "storage", "engine")
 class Reloader:
     """Holds the last good configuration; applies one change at a time."""
 
-    def __init__(self, parts: Parts, file: str | None, load: Callable[[], Config], clock: Clock, log: Log) -> None:
+    def __init__(self, parts: Parts, config: Config, file: str | None, load: Callable[[], Config], log: Log) -> None:
         self._parts = parts
+        self._config = config
         self._file = file
         self._load = load
-        self._clock = clock
         self._log = log
         self._asked = asyncio.Event()
-        self._config = load()
 
     def ask(self) -> None:
         """Reload soon; called by the signal."""
@@ -58,7 +56,7 @@ class Reloader:
             self._log.event(names.CONFIG_REFUSED, "error", error=str(error), note="the last good one stays in force")
             return False
         self._parts.meter.prices = prices
-        self._parts.gateway.admission.settings = config.admission
+        self._parts.gateway.admission.use(config.admission)
         self._log.level = config.log.level
         restart = [name for name in _FIXED if getattr(config, name) != getattr(self._config, name)]
         self._config = structs.replace(config, **{name: getattr(self._config, name) for name in _FIXED})

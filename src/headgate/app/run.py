@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 
 from headgate.api import build as api
 from headgate.api.server import Server, bind
-from headgate.app.build import Parts, build, services
+from headgate.app.build import Parts, build, keep, services
 from headgate.app.config import Config, Environment, find_file, load, read_environment
 from headgate.app.first_key import first_key
 from headgate.app.home import Home
@@ -100,10 +100,10 @@ class _Run:
                 seconds=round(self._clock.monotonic() - started, 3),
                 models=len(parts.gateway.routes.exact),
             )
-            reloader = Reloader(parts, self._options.config, self._load_again, self._clock, self._log)
+            reloader = Reloader(parts, self._config, self._options.config, self._load_again, self._log)
             self._catch_signals(reloader)
-            parts.tasks.spawn(reloader.watch(), "configuration watcher")
-            parts.tasks.spawn(self._welcome(parts, port, key), "welcome")
+            keep(parts.tasks, reloader.watch(), "configuration watcher", self._log)
+            keep(parts.tasks, self._welcome(parts, port, key), "welcome", self._log)
             await self._stopping.wait()
             await self._stop(parts, server)
         self._log.event(names.SERVER_STOPPED, pid=os.getpid())

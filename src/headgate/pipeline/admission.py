@@ -1,34 +1,46 @@
 """The door: concurrency and rate limits, and a bounded queue with a wait limit. Full means refuse now, honestly."""
 
 import asyncio
+import contextlib
 from collections import deque
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from headgate.backends.estimate import input_tokens
 from headgate.core.call import Call
 from headgate.core.clock import Clock
 from headgate.core.counters import Counters, Take
-from headgate.core.errors import OverLimit, Overloaded
+from headgate.core.errors import HeadgateError, OverLimit, Overloaded
 from headgate.core.principal import Principal
 from headgate.core.reply import Header
-from headgate.core.request import ChatRequest, CompletionRequest
+from headgate.core.request import ChatRequest, CompletionRequest, prompts
+from headgate.core.tasks import finish
 from headgate.pipeline.journal import Journal
 from headgate.pipeline.limit_headers import limit_headers
-from headgate.pipeline.meter import estimate_input
+
+OUTPUT_RESERVED_MAX = 32_768
+"""A limit nobody reaches is no reservation: a caller may write max_tokens=1000000 for "no limit"."""
+GIVE_BACK_SECONDS = 5.0
+_Limit = Annotated[int, Meta(ge=1, le=1_000_000_000_000)]
+_Size = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
 class AdmissionSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Limits of the whole process, and the defaults of a key without limits of its own."""
 
-    concurrency: int = 1_000
+    concurrency: _Limit = 1_000
     """Calls in progress at once; more wait."""
-    queue: int = 2_000
+    queue: _Size = 2_000
     """Calls that may wait; more are refused with 503."""
-    queue_wait_s: float = 30.0
-    key_concurrency: int = 1_000
-    key_requests_per_minute: int = 60_000
-    key_tokens_per_minute: int = 20_000_000
-    assumed_output_tokens: int = 256
+    queue_wait_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
+    """Seconds a call may wait; then it is refused with 503."""
+    key_concurrency: _Limit = 1_000
+    """Calls of one key in progress or waiting."""
+    key_requests_per_minute: _Limit = 60_000
+    key_tokens_per_minute: _Limit = 20_000_000
+    """Prompt and answer together."""
+    assumed_output_tokens: _Size = 256
     """Reserved against the token limit where the caller sets no maximum; trued up by what was used."""
 
 
@@ -71,23 +83,34 @@ class Admission:
                 code="concurrency_limit_exceeded",
                 retry_after=max(1.0, self._hold_s),
             )
-        lease = Lease(principal, self._reserve(call))
+        lease = Lease(principal, min(self._reserve(call), self._tokens_per_minute(principal)))
         self._by_key[principal.key_id] = self._by_key.get(principal.key_id, 0) + 1
-        entered = False
+        taken = False
         try:
-            await self._enter(lease, call)
-            entered = True
+            # Before the queue: a key over its rate would fill it with calls that are refused in the end.
             await self._take_rates(lease)
+            taken = True
+            await self._enter(lease, call)
         except BaseException:
-            if entered:
-                self._leave_place(lease)
             self._forget_key(principal.key_id)
+            if taken:
+                await finish(self._give_back(lease), GIVE_BACK_SECONDS)
             raise
         return lease
 
+    def use(self, settings: AdmissionSettings) -> None:
+        """New settings, from now on: who waits enters where there is more room, and those inside stay."""
+        self.settings = settings
+        self._let_in()
+
     async def leave(self, lease: Lease, used_tokens: int) -> None:
-        """Gives the place back and trues the token limit up from what was reserved to what was used."""
-        self._leave_place(lease)
+        """Gives the place back and trues the token limit up from what was reserved to what was used.
+
+        Raises `Overloaded` where the counters cannot be reached; the place is back all the same.
+        """
+        held = self._clock.monotonic() - lease.started
+        self._hold_s += 0.1 * (held - self._hold_s)
+        self._give_place()
         self._forget_key(lease.principal.key_id)
         difference = used_tokens - lease.reserved
         if difference:
@@ -105,17 +128,18 @@ class Admission:
 
     def _reserve(self, call: Call) -> int:
         body = call.body
-        output = 0
+        output, answers = 0, 1
         if isinstance(body, ChatRequest):
             output = body.max_completion_tokens or body.max_tokens or self.settings.assumed_output_tokens
+            answers = body.n or 1
         elif isinstance(body, CompletionRequest):
             output = body.max_tokens or self.settings.assumed_output_tokens
-        # A limit nobody reaches is no reservation: a caller may write max_tokens=1000000 for "no limit".
-        return estimate_input(call) + min(output, 32_768)
+            answers = max(body.n or 1, body.best_of or 1) * len(prompts(body.prompt))
+        return input_tokens(call) + min(output, OUTPUT_RESERVED_MAX) * answers
 
     async def _enter(self, lease: Lease, call: Call) -> None:
         arrived = self._clock.monotonic()
-        if self.active >= self.settings.concurrency:
+        if self._waiting or self.active >= self.settings.concurrency:
             if len(self._waiting) >= self.settings.queue:
                 raise Overloaded(
                     "Too many calls are waiting already; try again shortly.",
@@ -130,6 +154,7 @@ class Admission:
 
     async def _wait(self, call: Call) -> None:
         """First come, first served. Whoever leaves hands the place over, so `active` counts it already."""
+        arrived = self._clock.monotonic()
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(place)
         try:
@@ -137,29 +162,27 @@ class Admission:
                 await place
         except BaseException as error:
             if place.done() and not place.cancelled():
-                self._hand_over()
+                self._give_place()
             elif place in self._waiting:
                 self._waiting.remove(place)
             if isinstance(error, TimeoutError):
                 raise Overloaded(
-                    f"No capacity became free within {self.settings.queue_wait_s:g} s; try again shortly.",
+                    f"No capacity became free within {self._clock.monotonic() - arrived:.1f} s; try again shortly.",
                     code="queue_timeout",
                     retry_after=self._expected_wait(len(self._waiting)),
                 ) from error
             raise
 
-    def _leave_place(self, lease: Lease) -> None:
-        held = self._clock.monotonic() - lease.started
-        self._hold_s += 0.1 * (held - self._hold_s)
-        self._hand_over()
+    def _give_place(self) -> None:
+        self.active -= 1
+        self._let_in()
 
-    def _hand_over(self) -> None:
-        while self._waiting:
+    def _let_in(self) -> None:
+        while self._waiting and self.active < self.settings.concurrency:
             place = self._waiting.popleft()
             if not place.done():
                 place.set_result(None)
-                return
-        self.active -= 1
+                self.active += 1
 
     def _forget_key(self, key_id: str) -> None:
         left = self._by_key[key_id] - 1
@@ -173,9 +196,7 @@ class Admission:
 
     async def _take_rates(self, lease: Lease) -> None:
         principal = lease.principal
-        per_minute = principal.limits.requests_per_minute or self.settings.key_requests_per_minute
-        requests = Take(f"requests:{principal.key_id}", 1, per_minute, per_minute / 60)
-        takes = [requests, self._token_bucket(principal, lease.reserved)]
+        takes = [self._request_bucket(principal, 1), self._token_bucket(principal, lease.reserved)]
         decision = await self._counters.take(takes)
         lease.headers = limit_headers(takes, decision)
         if decision.allowed:
@@ -191,7 +212,20 @@ class Admission:
         error.headers = lease.headers
         raise error
 
+    async def _give_back(self, lease: Lease) -> None:
+        """For a call that was not let in after all."""
+        takes = [self._request_bucket(lease.principal, -1), self._token_bucket(lease.principal, -lease.reserved)]
+        with contextlib.suppress(HeadgateError):  # the buckets fill again by themselves, within a minute
+            await self._counters.take(takes, force=True)
+
+    def _request_bucket(self, principal: Principal, cost: float) -> Take:
+        per_minute = principal.limits.requests_per_minute or self.settings.key_requests_per_minute
+        return Take(f"requests:{principal.key_id}", cost, per_minute, per_minute / 60)
+
     def _token_bucket(self, principal: Principal, cost: float) -> Take:
-        per_minute = principal.limits.tokens_per_minute or self.settings.key_tokens_per_minute
-        # A call larger than the whole bucket may pass when the bucket is full; else it never could.
-        return Take(f"tokens:{principal.key_id}", min(cost, per_minute), per_minute, per_minute / 60)
+        per_minute = self._tokens_per_minute(principal)
+        return Take(f"tokens:{principal.key_id}", cost, per_minute, per_minute / 60)
+
+    def _tokens_per_minute(self, principal: Principal) -> int:
+        """Also the most a call reserves: one larger than the whole bucket may pass when it is full, or never could."""
+        return principal.limits.tokens_per_minute or self.settings.key_tokens_per_minute

@@ -3,7 +3,8 @@
 Falling back is possible only before the first byte: what comes after belongs to the caller already.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from headgate.core.call import Call
@@ -55,15 +56,18 @@ class Dispatch:
                 reply.own(answer.aclose)
                 attempt.progress = answer.progress
                 try:
-                    await self._begin(answer, reply, attempt)
+                    await self._begin(call, answer, reply, attempt)
                 except HeadgateError:
                     await finish(answer.aclose(), CLOSING_SECONDS)  # not kept open while another target answers
                     raise
         except TimeoutError as error:
-            raise UpstreamTimeout("The call's deadline passed before the model answered.") from error
+            raise UpstreamTimeout(
+                "The call's deadline passed before the model answered. Allow more time with x-headgate-timeout-s.",
+                code="deadline_exceeded",
+            ) from error
         reply.headers.extend(answer.headers)
 
-    async def _begin(self, answer: Answer, reply: Reply, attempt: Attempt) -> None:
+    async def _begin(self, call: Call, answer: Answer, reply: Reply, attempt: Attempt) -> None:
         if answer.stream is None:
             body = _body(answer)
             attempt.first_piece()
@@ -72,7 +76,9 @@ class Dispatch:
             return
         first = await _first(answer.stream)
         attempt.first_piece()
-        stream = attempt.watch(_resumed(first, answer.stream))
+        rest = _Rest(first, answer.stream, call.deadline.remaining(self._clock))
+        reply.own(rest.close)
+        stream = attempt.watch(rest)
         reply.own(stream.aclose)
         reply.stream = stream
 
@@ -102,7 +108,54 @@ async def _first(stream: Stream) -> Event | bytes:
     raise Truncated("The model's answer ended before it began.")
 
 
-async def _resumed(first: Event | bytes, rest: Stream) -> AsyncGenerator[Event | bytes]:
-    yield first
-    async for item in rest:
-        yield item
+class _Rest:
+    """The first piece again, then the others, until the deadline: then `UpstreamTimeout`.
+
+    One timer for the whole stream, where a scope around each piece would cost more than passing it on. It cancels
+    whoever waits for a piece, and takes the cancellation back, as `asyncio.timeout` does.
+    """
+
+    def __init__(self, first: Event | bytes, rest: Stream, seconds: float) -> None:
+        self._first: Event | bytes | None = first
+        self._rest = rest
+        self._expired = False
+        self._waiter: asyncio.Task[object] | None = None
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
+
+    def __aiter__(self) -> "_Rest":
+        return self
+
+    async def __anext__(self) -> Event | bytes:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        self._refuse_if_late()
+        task = self._waiter = asyncio.current_task()
+        before = task.cancelling() if task is not None else 0
+        try:
+            return await anext(self._rest)
+        except asyncio.CancelledError as error:
+            if self._expired and task is not None and task.uncancel() <= before:
+                raise _too_late() from error
+            raise
+        finally:
+            self._waiter = None
+
+    def _refuse_if_late(self) -> None:
+        if self._expired:
+            raise _too_late()
+
+    def close(self) -> None:
+        self._timer.cancel()
+
+    def _expire(self) -> None:
+        self._expired = True
+        if self._waiter is not None:
+            self._waiter.cancel()
+
+
+def _too_late() -> UpstreamTimeout:
+    return UpstreamTimeout(
+        "The call's deadline passed before the answer was complete. Allow more time with x-headgate-timeout-s.",
+        code="deadline_exceeded",
+    )

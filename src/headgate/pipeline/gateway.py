@@ -8,11 +8,12 @@ from headgate.core.clock import Clock
 from headgate.core.errors import Bug, HeadgateError
 from headgate.core.reply import Reply
 from headgate.core.target import RouteTable
-from headgate.pipeline.admission import Admission
+from headgate.pipeline.admission import Admission, Lease
 from headgate.pipeline.auth import Auth
 from headgate.pipeline.dispatch import Dispatch
-from headgate.pipeline.meter import Meter
+from headgate.pipeline.meter import Meter, Story
 from headgate.pipeline.route import choose
+from headgate.telemetry import names
 
 
 class Gateway:
@@ -40,7 +41,7 @@ class Gateway:
             story.principal = principal
 
             lease = await self.admission.admit(principal, call)
-            reply.own(lambda: self.admission.leave(lease, story.tokens))
+            reply.own(lambda: self._leave(lease, story))
             reply.headers.extend(lease.headers)
             story.queue_s = lease.waited_s
 
@@ -52,11 +53,19 @@ class Gateway:
         except HeadgateError as error:
             story.fail(error)
             error.headers = error.headers or reply.headers
-            await reply.aclose()
+            await reply.aclose(error)
             raise
         except BaseException as error:
-            if isinstance(error, Exception):
-                story.fail(Bug(f"Unexpected {type(error).__name__}."))
-            await reply.aclose()
+            bug = Bug(f"Unexpected {type(error).__name__}.") if isinstance(error, Exception) else None
+            if bug is not None:
+                story.fail(bug)
+            await reply.aclose(bug)
             raise
         return reply
+
+    async def _leave(self, lease: Lease, story: Story) -> None:
+        """An answer that is complete does not fail because its limits cannot be trued up."""
+        try:
+            await self.admission.leave(lease, story.tokens)
+        except HeadgateError as error:
+            self.meter.log.event(names.LIMITS_UNSETTLED, "warning", key_id=lease.principal.key_id, error=error.message)

@@ -1,10 +1,12 @@
 """Counts what each attempt consumed, prices it and writes its receipt; tells each call's story in one log line."""
 
+import contextlib
 from collections.abc import AsyncGenerator
 
+from headgate.backends.estimate import input_tokens
 from headgate.core.call import Call
 from headgate.core.clock import Clock
-from headgate.core.errors import Bug, HeadgateError
+from headgate.core.errors import Bug, HeadgateError, Overloaded
 from headgate.core.events import Event, Stream
 from headgate.core.ids import Ids
 from headgate.core.ports import Progress
@@ -19,13 +21,8 @@ from headgate.telemetry.metrics import Metrics
 
 CLIENT_CLOSED = 499
 """The status recorded for a caller that left (nginx's number for it)."""
-BYTES_PER_TOKEN = 4
-"""For estimates where nobody counts: English prose and JSON lie between three and five."""
-
-
-def estimate_input(call: Call) -> int:
-    """Tokens of the prompt, guessed from the body's bytes."""
-    return max(1, len(call.raw) // BYTES_PER_TOKEN)
+USER_LENGTH_MAX = 256
+"""Characters a receipt keeps of the caller's text: its line must stay small."""
 
 
 class Meter:
@@ -63,6 +60,13 @@ class Story:
         """All tokens of all attempts so far."""
         return sum(attempt.usage.total for attempt in self.attempts)
 
+    @property
+    def cost_usd(self) -> float | None:
+        """Of all attempts so far; None where one that used tokens has no price."""
+        used = [attempt for attempt in self.attempts if attempt.usage.total or attempt.cost_usd is not None]
+        costs = [attempt.cost_usd for attempt in used if attempt.cost_usd is not None]
+        return sum(costs) if used and len(costs) == len(used) else None
+
     def attempt(self, target: Target) -> "Attempt":
         attempt = Attempt(self, target, len(self.attempts) + 1)
         self.attempts.append(attempt)
@@ -96,7 +100,7 @@ class Story:
             queue_s=self.queue_s,
         )
         last = self.attempts[-1] if self.attempts else None
-        usage = last.usage if last else Usage()
+        usages = [attempt.usage for attempt in self.attempts]
         self.meter.log.event(
             names.CALL_DONE,
             request_id=call.id,
@@ -111,11 +115,11 @@ class Story:
             attempts=len(self.attempts),
             backend=last.target.backend if last else None,
             upstream_model=last.target.model[:256] if last else None,
-            input_tokens=usage.input,
-            cached_tokens=usage.cached,
-            output_tokens=usage.output,
-            estimated=usage.estimated or None,
-            cost_usd=last.cost_usd if last else None,
+            input_tokens=sum(usage.input for usage in usages),
+            cached_tokens=sum(usage.cached for usage in usages),
+            output_tokens=sum(usage.output for usage in usages),
+            estimated=any(usage.estimated for usage in usages) or None,
+            cost_usd=self.cost_usd,
             ttft_ms=last.ttft_ms if last else None,
             duration_ms=_ms(seconds),
             queue_ms=_ms(self.queue_s),
@@ -159,14 +163,17 @@ class Attempt:
     def fail(self, error: HeadgateError) -> None:
         if not self.ended:
             self._story.fail(error)
-            self.usage = self._consumed()
-            self._end("failed", error.status, error.code)
+            self._end_early("failed", error.status, error.code)
 
     def abandon(self) -> None:
-        """The caller left, or the call ended otherwise, before this attempt did."""
+        """The caller left before this attempt ended."""
         if not self.ended:
-            self.usage = self._consumed()
-            self._end("cancelled", CLIENT_CLOSED, "client_closed")
+            self._end_early("cancelled", CLIENT_CLOSED, "client_closed")
+
+    def _end_early(self, outcome: Outcome, status: int, code: str | None) -> None:
+        self.usage = self._consumed()
+        with contextlib.suppress(Overloaded):  # the journal keeps the receipt; the error in hand matters more
+            self._end(outcome, status, code)
 
     async def watch(self, stream: Stream) -> AsyncGenerator[Event | bytes]:
         """Passes a stream on, keeps its usage, and writes the receipt before the stream ends."""
@@ -191,7 +198,7 @@ class Attempt:
             return Usage()
         if progress.exact:
             return Usage(input=progress.input_tokens, output=progress.output_tokens)
-        tokens_in = progress.input_tokens or estimate_input(self._story.call)
+        tokens_in = progress.input_tokens or input_tokens(self._story.call)
         return Usage(input=tokens_in, output=progress.output_tokens, estimated=True)
 
     def _end(self, outcome: Outcome, status: int, code: str | None) -> None:
@@ -208,9 +215,9 @@ class Attempt:
             tenant=principal.tenant if principal else "-",
             key_id=principal.key_id if principal else "-",
             operation=call.operation,
-            model=call.model,
+            model=call.model[:USER_LENGTH_MAX],
             backend=self.target.backend,
-            upstream_model=self.target.model,
+            upstream_model=self.target.model[:USER_LENGTH_MAX],
             started_at=self._started_at,
             duration_ms=_ms(meter.clock.monotonic() - self._started),
             outcome=outcome,
@@ -221,7 +228,7 @@ class Attempt:
             usage=self.usage,
             cost_usd=self.cost_usd,
             price_version=prices.version if price is not None else None,
-            user=call.user,
+            user=call.user[:USER_LENGTH_MAX] if call.user else None,
             tags=call.tags,
         )
         meter.metrics.attempt(receipt)
