@@ -4,16 +4,18 @@ The only module that reads the environment.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from headgate.api.settings import ServerSettings
 from headgate.app.yamlfile import ConfigError, YamlFile
 from headgate.backends.catalog import BackendSettings
+from headgate.backends.providers import LOCAL_SERVERS, PROVIDERS
 from headgate.core.target import Target
 from headgate.engine.settings import EngineSettings
 from headgate.pipeline.admission import AdmissionSettings
@@ -22,6 +24,8 @@ from headgate.telemetry.log import Level
 DEFAULT_FILE = "headgate.yaml"
 EMBEDDED = "embedded"
 """The name of the engine's backend."""
+HIDDEN = "***"
+_SECRET = re.compile(r"key|token|secret|password|sig", re.IGNORECASE)
 _Name = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
@@ -130,13 +134,11 @@ def load(path: Path | None) -> Config:
 
 def _check(config: Config, file: YamlFile) -> None:
     """What types cannot say: names that must be unique, and names that must exist."""
-    seen: set[str] = set()
-    for place, backend in enumerate(config.backends):
-        if backend.name in seen or backend.name == EMBEDDED:
-            line = file.line_of(("backends", place, "name"))
-            taken = "is taken by the engine" if backend.name == EMBEDDED else "stands twice"
-            raise ConfigError(f"{file.path}:{line}: the backend name '{backend.name}' {taken}. Choose another.")
-        seen.add(backend.name)
+    known = _check_backends(config, file)
+    if config.engine.enabled:
+        known.add(EMBEDDED)
+    if config.discover:
+        known |= {*PROVIDERS, *LOCAL_SERVERS}
     models: set[str] = set()
     for place, route in enumerate(config.routes):
         line = file.line_of(("routes", place))
@@ -145,14 +147,36 @@ def _check(config: Config, file: YamlFile) -> None:
         models.add(route.model)
         for kind, targets in (("targets", route.targets), ("fallbacks", route.fallbacks)):
             for index, target in enumerate(targets):
-                if target.backend not in seen and target.backend != EMBEDDED and not config.discover:
+                if target.backend not in known:
                     line = file.line_of(("routes", place, kind, index, "backend"))
-                    known = ", ".join(sorted({*seen, EMBEDDED}))
+                    names = ", ".join(sorted(known)) or "none"
                     raise ConfigError(
-                        f"{file.path}:{line}: there is no backend '{target.backend}'. Known are: {known}."
+                        f"{file.path}:{line}: there is no backend '{target.backend}'. Known are: {names}."
                     )
         if all(target.weight == 0 for target in route.targets):
             raise ConfigError(f"{file.path}:{line}: every target of '{route.model}' has weight 0. Raise one.")
+
+
+def _check_backends(config: Config, file: YamlFile) -> set[str]:
+    """Their names."""
+    seen: set[str] = set()
+    for place, backend in enumerate(config.backends):
+        trouble, field = None, "name"
+        if backend.name == EMBEDDED:
+            trouble = f"the backend name '{EMBEDDED}' is taken by the engine. Choose another."
+        elif backend.name in seen:
+            trouble = f"the backend name '{backend.name}' stands twice. Choose another."
+        elif backend.kind == "embedded":
+            trouble, field = "the engine is set under 'engine', not as a backend. Move it there.", "kind"
+        elif backend.provider is not None and backend.provider not in PROVIDERS:
+            known = ", ".join(sorted(PROVIDERS))
+            trouble, field = f"there is no provider '{backend.provider}'. Known are: {known}.", "provider"
+        elif backend.kind == "openai" and backend.base_url is None and backend.provider is None:
+            trouble = f"the backend '{backend.name}' says not where it is. Give it a base_url or a provider."
+        if trouble is not None:
+            raise ConfigError(f"{file.path}:{file.line_of(('backends', place, field))}: {trouble}")
+        seen.add(backend.name)
+    return seen
 
 
 def schema() -> dict[str, Any]:
@@ -161,6 +185,26 @@ def schema() -> dict[str, Any]:
 
 
 def show(config: Config) -> dict[str, Any]:
-    """The effective configuration as plain data. It holds no secrets: those are named, not written, in the file."""
-    plain: dict[str, Any] = msgspec.to_builtins(config)
+    """The effective configuration as plain data, without secrets: passwords in URLs and header values are hidden."""
+    hidden = structs.replace(
+        config,
+        storage=StorageSettings(
+            sql=_without_password(config.storage.sql) if config.storage.sql else None,
+            counters=_without_password(config.storage.counters),
+        ),
+        backends=tuple(
+            structs.replace(
+                backend,
+                base_url=_without_password(backend.base_url) if backend.base_url else None,
+                headers=dict.fromkeys(backend.headers, HIDDEN),
+                query={name: HIDDEN if _SECRET.search(name) else value for name, value in backend.query.items()},
+            )
+            for backend in config.backends
+        ),
+    )
+    plain: dict[str, Any] = msgspec.to_builtins(hidden)
     return plain
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(?<=://)([^/@:]*):[^/]*@", rf"\1:{HIDDEN}@", url)

@@ -14,8 +14,9 @@ _SCOPES: tuple[Scope, ...] = ("inference", "admin")
 async def first_key(keys: Keys, home: Home, bootstrap: str | None) -> str | None:
     """The key to show in the welcome, or None where it is the administrator's own.
 
-    A key of the environment is registered anew at each start, so changing the variable changes the key. Otherwise a
-    home without keys gets one, kept readable by its owner until that file is deleted or the key is revoked.
+    A key of the environment is registered anew at each start, so changing the variable changes the key; if it was made
+    as another key before, that one's name and limits go. Otherwise a home without keys gets one, kept readable by its
+    owner until that file is deleted or the key is revoked.
     """
     if bootstrap is not None:
         if len(bootstrap) < LENGTH_MIN or not bootstrap.isascii() or not bootstrap.isprintable() or " " in bootstrap:
@@ -27,10 +28,8 @@ async def first_key(keys: Keys, home: Home, bootstrap: str | None) -> str | None
         return None
     remembered = home.remembered_key()
     records = await keys.list()
-    if remembered is not None:
-        return remembered if keys.knows(remembered) else None
     if records:
-        return None
+        return remembered if remembered is not None and keys.knows(remembered) else None
     created = await keys.create(KeySpec(name="first", scopes=_SCOPES))
     home.remember_key(created.key)
     return created.key

@@ -1,5 +1,6 @@
 """The home folder: everything this server keeps. One server at a time may use it."""
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -7,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headgate.app.yamlfile import ConfigError
+
+SECRET_LENGTH_MIN = 16
 
 
 class Home:
@@ -47,6 +50,8 @@ class Home:
         return path.read_text().strip() if path.is_file() else None
 
     def remember_key(self, key: str) -> None:
+        """In place of an earlier one."""
+        (self.folder / "api-key").unlink(missing_ok=True)
         _kept(self.folder / "api-key", lambda: key)
 
     def close(self) -> None:
@@ -62,16 +67,38 @@ def make_folder(folder: Path) -> None:
 
 
 def server_secret(folder: Path, given: str | None) -> bytes:
+    """The given one, else that of the folder, made where there is none. Raises `ConfigError`."""
     if given is not None:
-        return given.encode()
+        if len(given) < SECRET_LENGTH_MIN:
+            raise ConfigError(
+                f"HEADGATE_SECRET must have at least {SECRET_LENGTH_MIN} characters. "
+                "Make one: python3 -c 'import secrets; print(secrets.token_hex(32))'"
+            )
+        return given.encode("utf-8", "surrogateescape")
     return _kept(folder / "secret", lambda: secrets.token_hex(32)).encode()
 
 
 def _kept(path: Path, make: Callable[[], str]) -> str:
-    """The file's text, written once with mode 0600 if it is not there."""
-    if not path.is_file():
-        value = make()
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(value + "\n")
-    return path.read_text().strip()
+    """The file's text, written once with mode 0600 if it is not there. Raises `ConfigError`.
+
+    Written beside and then linked: of two that start together one wins, and none ever reads half a file.
+    """
+    try:
+        if not path.exists():
+            draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                with os.fdopen(fd, "w") as file:
+                    file.write(make() + "\n")
+                with contextlib.suppress(FileExistsError):
+                    os.link(draft, path)
+            finally:
+                draft.unlink()
+        text = path.read_text().strip()
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be used: {error.strerror}. Mend its permissions, or free some space."
+        ) from error
+    if not text:
+        raise ConfigError(f"{path}: is empty. Restore it from a backup; without one, delete it and make new keys.")
+    return text

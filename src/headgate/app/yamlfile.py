@@ -19,16 +19,21 @@ class YamlFile:
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
         self._lines: dict[Path_, int] = {}
+        self._walked: set[int] = set()
+        """Nodes seen: one that aliases repeat is walked once, or a few lines could take for ever."""
         try:
             root = yaml.compose(text, Loader=yaml.SafeLoader)
             if root is not None:
                 self._walk(root, ())
-            self.data: Any = yaml.safe_load(text) or {}
+            data = yaml.safe_load(text)
+            self.data: Any = {} if data is None else data
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}. Mend the syntax there.") from error
         except yaml.YAMLError as error:
-            raise ConfigError(f"{path}:1: not valid YAML: {error}") from error
+            raise ConfigError(f"{path}:1: not valid YAML: {error}. Mend or remove what it names.") from error
+        except RecursionError as error:
+            raise ConfigError(f"{path}:1: nested too deeply, or within itself. Write it flat.") from error
         if not isinstance(self.data, dict):
             raise ConfigError(f"{path}:1: expected 'name: value' lines at the top level; see 'headgate config schema'.")
 
@@ -55,6 +60,9 @@ class YamlFile:
 
     def _walk(self, node: yaml.Node, path: Path_) -> None:
         self._lines.setdefault(path, node.start_mark.line + 1)
+        if id(node) in self._walked:
+            return
+        self._walked.add(id(node))
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
                 below = (*path, str(key.value))

@@ -22,6 +22,8 @@ def _run(options: argparse.Namespace) -> int:
     routes = asyncio.run(survey(load(find_file(options.config)), read_environment(options.home)))
     if options.json:
         print(msgspec.json.encode(routes).decode())
+    elif not routes:
+        print("There are no models: name a backend in headgate.yaml, or set a provider's key. See headgate doctor.")
     else:
         print(table(["MODEL", "TARGETS", "FALLBACKS"], [_row(route) for route in routes]))
     return 0

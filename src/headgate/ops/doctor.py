@@ -50,7 +50,7 @@ def check_tls_roots() -> Finding:
 
 
 def check_disk(home: Path) -> Finding:
-    folder = home if home.exists() else home.parent
+    folder = next(place for place in (home, *home.parents) if place.exists())
     free = shutil.disk_usage(folder).free
     seen = f"{free // 2**20} MiB free in {folder}"
     return Finding("disk", free >= DISK_FREE_MIN, seen, "Free some space: the usage ledger must be able to grow.")
@@ -58,25 +58,29 @@ def check_disk(home: Path) -> Finding:
 
 async def check_port(host: str, port: int) -> Finding:
     """Whether the port can be bound; a Headgate already there is good news too."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if await _is_headgate(host, port):
-                return Finding("port", True, f"a Headgate server answers on {host}:{port}")
-            seen = f"{host}:{port} cannot be bound: {error.strerror}"
-            return Finding("port", False, seen, "Stop what uses it, or serve with --port.")
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, proto) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if await _is_headgate(host, port):
+            return Finding("port", True, f"a Headgate server answers on {host}:{port}")
+        seen = f"{host}:{port} cannot be bound: {error.strerror}"
+        return Finding("port", False, seen, "Stop what uses it, or serve with --port.")
     return Finding("port", True, f"{host}:{port} is free")
 
 
 def check_model(folder: Path) -> Finding:
-    missing = [name for name in ("config.json", "model.safetensors", "tokenizer.json") if not (folder / name).is_file()]
+    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    weights = list(folder.glob("*.safetensors"))
+    if not weights:
+        missing.append("*.safetensors")
     if missing:
         return Finding(
             "model", False, f"{folder.name} lacks {', '.join(missing)}", "Reinstall, or name another folder."
         )
-    size = (folder / "model.safetensors").stat().st_size
+    size = sum(file.stat().st_size for file in weights)
     return Finding("model", True, f"{folder.name}, {size / 2**20:.1f} MiB")
 
 
@@ -96,9 +100,11 @@ async def _is_headgate(host: str, port: int) -> bool:
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             reader, writer = await asyncio.open_connection(host, port)
-            writer.write(f"GET /livez HTTP/1.1\r\nhost: {host}:{port}\r\nconnection: close\r\n\r\n".encode())
-            answer = await reader.read(4096)
-            writer.close()
+            try:
+                writer.write(f"GET /livez HTTP/1.1\r\nhost: {host}:{port}\r\nconnection: close\r\n\r\n".encode())
+                answer = await reader.read(4096)
+            finally:
+                writer.close()
     except (OSError, TimeoutError):
         return False
     return b"x-headgate-version" in answer.lower()
