@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from headgate.backends.estimate import tokens_of
 from headgate.backends.openai_errors import clean
@@ -20,8 +20,8 @@ TOKENS_MAX = 20_000_000
 class _Body(Struct):
     choices: list[Raw] | None = None
     data: list[Raw] | None = None
-    usage: Raw = Raw()
-    error: Raw = Raw()
+    usage: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
 
 
 class _Texts(Struct):
@@ -36,9 +36,9 @@ _texts = msgspec.json.Decoder(_Texts)
 Undecodable = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
-def absent(raw: Raw) -> bool:
-    content = bytes(raw)
-    return content in {b"", b"null"}
+def given(raw: Raw | UnsetType) -> Raw | None:
+    """None where the member is missing or null."""
+    return None if raw is UNSET or bytes(raw) == b"null" else raw
 
 
 def read_body(body: bytes, operation: Operation, input_estimate: int, secret: str = "") -> Usage:
@@ -47,15 +47,16 @@ def read_body(body: bytes, operation: Operation, input_estimate: int, secret: st
         if not body.isascii():
             body.decode()
         found = _body.decode(body)
-    except Undecodable as error:
-        raise Upstream("the model server's answer is not the JSON it should be", code="upstream_bad_answer") from error
-    if not absent(found.error):
-        raise error_in(found.error, secret)
+    except Undecodable as wrong:
+        raise Upstream("the model server's answer is not the JSON it should be", code="upstream_bad_answer") from wrong
+    error = given(found.error)
+    if error is not None:
+        raise error_in(error, secret)
     parts = found.data if operation == "embedding" else found.choices
     if not parts:
         raise Upstream("the model server's answer holds no result", code="upstream_bad_answer")
     count = partial(_count, parts) if operation != "embedding" else None
-    usage = read_usage(found.usage, input_estimate, count)
+    usage = read_usage(given(found.usage), input_estimate, count)
     if usage is None:
         usage = Usage(input=input_estimate, output=count() if count is not None else 0, estimated=True)
     return usage
@@ -75,12 +76,12 @@ def error_in(raw: Raw, secret: str = "") -> HeadgateError:
     return Upstream("the model server reported an error" + message)
 
 
-def read_usage(raw: Raw, input_estimate: int, count_output: Callable[[], int] | None) -> Usage | None:
+def read_usage(raw: Raw | None, input_estimate: int, count_output: Callable[[], int] | None) -> Usage | None:
     """None where there is no usage object. A figure that cannot be true is replaced by our own and flagged.
 
     `count_output` is None where the answer has no output tokens, as embeddings.
     """
-    if absent(raw):
+    if raw is None:
         return None
     try:
         found = msgspec.json.decode(raw)
@@ -88,9 +89,9 @@ def read_usage(raw: Raw, input_estimate: int, count_output: Callable[[], int] | 
         return None
     if not isinstance(found, dict):
         return None
-    given = _figure(found.get("prompt_tokens")), _figure(found.get("completion_tokens")) if count_output else 0
-    prompt = input_estimate if given[0] is None else given[0]
-    output = given[1] if given[1] is not None else count_output() if count_output is not None else 0
+    figures = _figure(found.get("prompt_tokens")), _figure(found.get("completion_tokens")) if count_output else 0
+    prompt = input_estimate if figures[0] is None else figures[0]
+    output = figures[1] if figures[1] is not None else count_output() if count_output is not None else 0
     inputs, outputs = _details(found, "prompt_tokens_details"), _details(found, "completion_tokens_details")
     cached = _figure(inputs.get("cached_tokens", found.get("prompt_cache_hit_tokens"))) or 0
     return Usage(
@@ -99,7 +100,7 @@ def read_usage(raw: Raw, input_estimate: int, count_output: Callable[[], int] | 
         cache_write=min(_figure(inputs.get("cache_write_tokens")) or 0, prompt),
         output=output,
         reasoning=min(_figure(outputs.get("reasoning_tokens")) or 0, output),
-        estimated=None in given,
+        estimated=None in figures,
     )
 
 

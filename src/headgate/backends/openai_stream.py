@@ -6,10 +6,10 @@
 from collections import deque
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from headgate.backends.http.exchange import Exchange
-from headgate.backends.openai_answer import Undecodable, absent, cut_short, error_in, read_usage
+from headgate.backends.openai_answer import Undecodable, cut_short, error_in, given, read_usage
 from headgate.backends.sse import EventTooLarge, SseDecoder, SseEvent
 from headgate.core.errors import HeadgateError, Upstream
 from headgate.core.events import Event, Finish, FinishReason
@@ -23,27 +23,29 @@ _REASONS: dict[str, FinishReason] = {
     "function_call": "tool_calls",
     "content_filter": "content_filter",
 }
-_NOTHING = frozenset({b"", b'""', b"null", b"[]"})
+_NOTHING = frozenset({b'""', b"[]", b"null"})
 _NULL_USAGE = b',"usage":null'
 _USAGE = b'"usage"'
 
 
 class _Delta(Struct, gc=False):
-    content: Raw = Raw()
-    reasoning_content: Raw = Raw()
-    reasoning: Raw = Raw()
-    tool_calls: Raw = Raw()
-    function_call: Raw = Raw()
-    refusal: Raw = Raw()
+    """Only what tells whether something is said. Names in the order of how often they do."""
+
+    content: Raw | UnsetType = UNSET
+    tool_calls: Raw | UnsetType = UNSET
+    reasoning_content: Raw | UnsetType = UNSET
+    reasoning: Raw | UnsetType = UNSET
+    refusal: Raw | UnsetType = UNSET
+    function_call: Raw | UnsetType = UNSET
 
     def says_something(self) -> bool:
         return (
-            bytes(self.content) not in _NOTHING
-            or bytes(self.tool_calls) not in _NOTHING
-            or bytes(self.reasoning_content) not in _NOTHING
-            or bytes(self.reasoning) not in _NOTHING
-            or bytes(self.refusal) not in _NOTHING
-            or bytes(self.function_call) not in _NOTHING
+            (self.content is not UNSET and bytes(self.content) not in _NOTHING)
+            or (self.tool_calls is not UNSET and bytes(self.tool_calls) not in _NOTHING)
+            or (self.reasoning_content is not UNSET and bytes(self.reasoning_content) not in _NOTHING)
+            or (self.reasoning is not UNSET and bytes(self.reasoning) not in _NOTHING)
+            or (self.refusal is not UNSET and bytes(self.refusal) not in _NOTHING)
+            or (self.function_call is not UNSET and bytes(self.function_call) not in _NOTHING)
         )
 
 
@@ -51,13 +53,13 @@ class _Choice(Struct, gc=False):
     index: int = 0
     finish_reason: str | None = None
     delta: _Delta | None = None
-    text: Raw = Raw()
+    text: Raw | UnsetType = UNSET
 
 
 class _Chunk(Struct, gc=False):
     choices: list[_Choice] | None = None
-    usage: Raw = Raw()
-    error: Raw = Raw()
+    usage: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
 
 
 _chunk = msgspec.json.Decoder(_Chunk)
@@ -123,8 +125,8 @@ class FrameReader:
             try:
                 frame = self._frame(event, items)
             except HeadgateError as error:
-                cut = last and error.code == "upstream_bad_answer"  # a piece of an event at the very end
-                self._fail(cut_short() if cut else error, error.__cause__)
+                if not last or error.code != "upstream_bad_answer":  # at the very end it may be a piece of an event
+                    self._fail(error, error.__cause__)
                 break
             if frame is not None:
                 frames.append(b"data: %b\n\n" % frame)
@@ -141,22 +143,23 @@ class FrameReader:
             chunk = _chunk.decode(data)
         except Undecodable as error:
             raise Upstream("the model server sent an event that is not JSON", code="upstream_bad_answer") from error
-        if event.event == b"error" or not absent(chunk.error):
-            raise error_in(chunk.error if not absent(chunk.error) else Raw(data), self._expected.secret)
+        told, used = given(chunk.error), given(chunk.usage)
+        if told is not None or event.event == b"error":
+            raise error_in(told if told is not None else Raw(data), self._expected.secret)
         self.frames += 1
         choices = chunk.choices
         if choices:
             for choice in choices:
                 self._look_at(choice, items)
-        elif choices is None and absent(chunk.usage):
+        elif choices is None and used is None:
             raise Upstream("the model server sent an event that is no chunk", code="upstream_bad_answer")
-        if not absent(chunk.usage):
-            self._usage = read_usage(chunk.usage, self._progress.input_tokens, self._counted) or self._usage
+        if used is not None:
+            self._usage = read_usage(used, self._progress.input_tokens, self._counted) or self._usage
         if b"\n" in data:
             data = data.replace(b"\n", b" ")  # between JSON's tokens only: inside a string it would not have parsed
         if self._expected.usage or _USAGE not in data:
             return data
-        return None if not choices and not absent(chunk.usage) else _without_usage(data)
+        return None if not choices and used is not None else _without_usage(data)
 
     def _counted(self) -> int:
         return self._progress.output_tokens
@@ -165,7 +168,9 @@ class FrameReader:
         index = choice.index
         self._seen.add(index)
         delta = choice.delta
-        if (delta is not None and delta.says_something()) or bytes(choice.text) not in _NOTHING:
+        if (delta is not None and delta.says_something()) or (
+            choice.text is not UNSET and bytes(choice.text) not in _NOTHING
+        ):
             self._progress.output_tokens += 1
         if choice.finish_reason and index not in self._finished:
             self._finished.add(index)

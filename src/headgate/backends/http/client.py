@@ -103,7 +103,8 @@ class HttpClient:
         loop = asyncio.get_running_loop()
         if loop.time() >= end:
             raise timed_out("total", seconds)
-        await self._slot(total)
+        if not self._pool.slot_now():
+            await self._slot(total)
         try:
             connection = None if fresh else self._pool.take_idle()
             if connection is None:

@@ -55,12 +55,18 @@ class Pool:
     def counts(self) -> PoolCounts:
         return PoolCounts(self._active, len(self._idle), len(self._waiters))
 
-    async def slot(self) -> None:
-        """Waits for the right to one connection. Raises `Overloaded` if too many wait, or the wait is too long."""
+    def slot_now(self) -> bool:
+        """Takes the right to one connection if one is free and nobody waits."""
         if self._closed:
             raise Upstream("this model server is being removed", code="upstream_closed")
-        if self._active < self._settings.max_connections and not self._waiters:
-            self._active += 1
+        if self._active >= self._settings.max_connections or self._waiters:
+            return False
+        self._active += 1
+        return True
+
+    async def slot(self) -> None:
+        """Waits for the right to one connection. Raises `Overloaded` if too many wait, or the wait is too long."""
+        if self.slot_now():
             return
         if len(self._waiters) >= self._settings.max_waiting:
             raise Overloaded("too many calls wait for this model server", code="upstream_pool_full", retry_after=1.0)
