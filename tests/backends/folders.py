@@ -37,7 +37,7 @@ def tokenizer() -> Tokenizer:
 
 def write(folder: Path, *, template: str | None = TEMPLATE) -> Tokenizer:
     made = tokenizer()
-    tiny.write(folder, tiny.config(vocab_size=made.get_vocab_size(), max_position_embeddings=256), seed=3)
+    tiny.write(folder, tiny.config(vocab_size=made.get_vocab_size(), max_position_embeddings=1024), seed=3)
     made.save(str(folder / "tokenizer.json"))
     config = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
     if template is not None:

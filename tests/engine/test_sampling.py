@@ -123,7 +123,7 @@ def test_a_bias_of_a_hundred_forces_and_forbids() -> None:
 
 
 def test_a_mask_allows_nothing_else() -> None:
-    mask = np.array([0b10100000], dtype=np.uint32)
+    mask = bytes([0b10100000])
     drawn = {sample(LOGITS[None], (SampleSpec(SamplingParams(), 0, at, mask=mask),)).tokens[0] for at in range(200)}
     assert drawn == {5, 7}
 

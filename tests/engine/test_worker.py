@@ -74,7 +74,7 @@ def test_it_is_ready_after_a_real_token_and_generates_the_references_text(tmp_pa
 
     async def work(client: EngineClient) -> None:
         assert client.ready
-        assert set(client.phases) == {"config", "weights", "kv_cache", "first_token"}
+        assert set(client.phases) == {"config", "weights", "grammar", "kv_cache", "first_token"}
         prompts = [[1, 2, 3], [50] * 40, [96]]
         generations = [client.submit([tuple(prompt)], GREEDY, max_tokens=40) for prompt in prompts]
         for prompt, answer in zip(prompts, await asyncio.gather(*map(text, generations)), strict=True):

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+from headgate.backends.embedded_grammar import Held, held_to
 from headgate.backends.embedded_params import choices, max_tokens, sampling_params, stops
 from headgate.backends.embedded_prompt import Prompt, PromptMaker, forced_tools
 from headgate.backends.embedded_stream import ChoiceWriter, Form, answer_events
@@ -19,6 +20,7 @@ from headgate.core.ports import Answer, Health, ModelInfo, Progress
 from headgate.core.request import ChatRequest, CompletionRequest, NamedTool
 from headgate.core.target import Target
 from headgate.engine.client import EngineClient
+from headgate.engine.generation import Generation
 from headgate.engine.plan import SamplingParams
 
 INLINE_BYTES = 32 * 1024
@@ -83,7 +85,6 @@ class EmbeddedBackend:
         await self.engine.aclose()
 
     async def _chat(self, call: Call, request: ChatRequest) -> Answer:
-        _refuse_strict(request)
         longest = self.engine.limits.longest
         if len(call.raw) > INLINE_BYTES:
             prompt = await asyncio.to_thread(self._prompts.chat, request, longest)
@@ -100,7 +101,12 @@ class EmbeddedBackend:
             begun=prompt.begun,
             ends=frozenset(self.engine.eos_ids),
         )
-        return self._answer(call, request, [prompt], form)
+        held = held_to(request, prompt.begun, self._prompts.close_token)
+        if held is not None and not self.engine.grammar:
+            if held.strict:
+                raise BadCall("This model's tokenizer cannot be used to enforce schemas.", param=held.param)
+            held = None
+        return await self._answer(call, request, [prompt], form, held)
 
     async def _completion(self, call: Call, request: CompletionRequest) -> Answer:
         if request.suffix:
@@ -118,10 +124,15 @@ class EmbeddedBackend:
         if request.echo:
             echo = [self._prompts.text(prompt.ids) for prompt in prompts for _ in range(request.n or 1)]
         form = Form(stops=stops(request), echo=echo, ends=frozenset(self.engine.eos_ids))
-        return self._answer(call, request, prompts, form)
+        return await self._answer(call, request, prompts, form)
 
-    def _answer(
-        self, call: Call, request: ChatRequest | CompletionRequest, prompts: Sequence[Prompt], form: Form
+    async def _answer(
+        self,
+        call: Call,
+        request: ChatRequest | CompletionRequest,
+        prompts: Sequence[Prompt],
+        form: Form,
+        held: Held | None = None,
     ) -> Answer:
         limits, defaults = self.engine.limits, self._prompts.defaults
         if not all(prompt.ids for prompt in prompts) or not prompts:
@@ -132,7 +143,15 @@ class EmbeddedBackend:
         lengths = [len(prompt.ids) for prompt in prompts]
         count = choices(request, len(prompts))
         allowed = max_tokens(request, defaults, limits, max(lengths))
-        generation = self.engine.submit([prompt.ids for prompt in prompts], params, max_tokens=allowed, choices=count)
+        generation = self.engine.submit(
+            [prompt.ids for prompt in prompts],
+            params,
+            max_tokens=allowed,
+            choices=count,
+            grammar=None if held is None else held.grammar,
+        )
+        if held is not None:
+            await _accepted(generation, held)
         progress = Progress(input_tokens=sum(lengths), exact=True)
         vocabulary = self._prompts.vocabulary
         writers = [ChoiceWriter(index, form, vocabulary, self._ids.new) for index in range(len(prompts) * count)]
@@ -144,10 +163,11 @@ class EmbeddedBackend:
         return Answer(stream=stream, progress=progress, close=close)
 
 
-def _refuse_strict(request: ChatRequest) -> None:
-    wanted = request.response_format
-    if wanted is not None and wanted.json_schema is not None and wanted.json_schema.strict:
-        raise BadCall(
-            "This model cannot be held to a JSON schema strictly; leave strict out or set it to false.",
-            param="response_format.json_schema.strict",
-        )
+async def _accepted(generation: Generation, held: Held) -> None:
+    try:
+        await generation.accepted()
+    except BadCall as error:
+        raise BadCall(error.message, param=held.param) from error
+    except BaseException:
+        generation.close()
+        raise

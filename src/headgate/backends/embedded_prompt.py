@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from headgate.backends.chat_template import ChatTemplate, Message
 from headgate.backends.detokenize import Detokenizer, Vocabulary
-from headgate.backends.toolcalls import OPEN
+from headgate.backends.toolcalls import CLOSE, OPEN
 from headgate.core.clock import Clock
 from headgate.core.errors import BadCall
 from headgate.core.request import ChatRequest, CompletionRequest, NamedTool, Tool
@@ -54,6 +54,8 @@ class PromptMaker:
         self._plain = _tokenizer(path)
         self._plain.encode_special_tokens = True
         self.vocabulary = Vocabulary(self._tokenizer)
+        self.close_token: int | None = self._tokenizer.token_to_id(CLOSE)
+        """The token that ends a tool call, where it is one token."""
         self.template = ChatTemplate.read(folder, clock)
         defaults = folder / "generation_config.json"
         self.defaults = GenerationDefaults()
@@ -184,8 +186,12 @@ def _call_beginning(request: ChatRequest) -> tuple[str, str]:
     if len(forced) > 1:
         return head + '"', "a"
     function = forced[0].function
-    name = "" if function is None else msgspec.json.encode(function.name).decode()
-    return f'{head}{name}, "arguments": ', '{"'
+    return call_head("" if function is None else function.name), '{"'
+
+
+def call_head(name: str) -> str:
+    """The text of a call up to its arguments."""
+    return f'{OPEN}\n{{"name": {msgspec.json.encode(name).decode()}, "arguments": '
 
 
 def _tokenizer(path: Path) -> Tokenizer:

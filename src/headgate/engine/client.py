@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headgate.core.clock import Clock
-from headgate.core.errors import Failed, HeadgateError, Overloaded
+from headgate.core.errors import BadCall, Failed, HeadgateError, Overloaded
 from headgate.core.tasks import Tasks
 from headgate.engine import wire
 from headgate.engine.errors import ModelFolderError
@@ -112,6 +112,11 @@ class EngineClient:
         return self._known().eos_ids
 
     @property
+    def grammar(self) -> bool:
+        """Whether answers can be held to grammars."""
+        return self._known().grammar
+
+    @property
     def stats(self) -> EngineStats:
         """As of the last step; totals count on over restarts."""
         return self._stats.since(self._before)
@@ -121,9 +126,17 @@ class EngineClient:
         return None if self._process is None else self._process.pid
 
     def submit(
-        self, prompts: Sequence[tuple[int, ...]], params: SamplingParams, *, max_tokens: int, choices: int = 1
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        params: SamplingParams,
+        *,
+        max_tokens: int,
+        choices: int = 1,
+        grammar: str | None = None,
     ) -> Generation:
         """Generates `choices` continuations of each prompt, numbered on from prompt to prompt.
+
+        With a grammar (`grammar.py`), await `Generation.accepted` before anything else of it.
 
         Raises `BadCall` for what can never fit and `Overloaded` where there is no room or no engine now.
         """
@@ -141,7 +154,7 @@ class EngineClient:
             raise Overloaded(f"The engine's queue is full: {in_flight} sequences are in flight.", retry_after=1.0)
         self._next_request += 1
         generation = Generation(self._next_request, wanted, self._cancel)
-        self._send(wire.Submit(generation.request, tuple(prompts), params, max_tokens, choices))
+        self._send(wire.Submit(generation.request, tuple(prompts), params, max_tokens, choices, grammar))
         self._generations[generation.request] = generation
         return generation
 
@@ -192,14 +205,22 @@ class EngineClient:
             case wire.Refusal():
                 generation = self._generations.pop(message.request, None)
                 if generation is not None:
-                    generation.fail(Overloaded(message.message, retry_after=1.0))
+                    refused = BadCall(message.message) if message.bad_call else Overloaded(message.message)
+                    generation.fail(refused)
                     self._notify()
+            case wire.Accepted():
+                if message.request in self._generations:
+                    self._generations[message.request].accept()
 
     def _deliver(self, delta: wire.Delta) -> None:
         generation = self._generations.get(delta.request)
         if generation is None:
             return  # cancelled while this was on its way
-        generation.receive(delta)
+        if delta.finish == "failed":
+            generation.fail(Failed("Holding the answer to its schema became too complex.", code="schema_too_complex"))
+            self._send(wire.Cancel(delta.request))
+        else:
+            generation.receive(delta)
         if not generation.open:
             del self._generations[delta.request]
             self._notify()

@@ -19,6 +19,7 @@ class Generation:
         self.request = request
         self._open = set(range(choices))
         self._pending: dict[int, Delta] = {}
+        self._accepted = False
         self._error: HeadgateError | None = None
         self._cancel = cancel
         self._wake: asyncio.Future[None] | None = None
@@ -37,9 +38,15 @@ class Generation:
                 raise self._error
             if not self._open:
                 raise StopAsyncIteration
-            self._wake = asyncio.get_running_loop().create_future()
-            await self._wake
+            await self._news()
         return self._pending.pop(next(iter(self._pending)))
+
+    async def accepted(self) -> None:
+        """Returns when the engine has compiled the request's grammar; raises what it has against it."""
+        while not self._accepted:
+            await self._news()
+        if self._error is not None:
+            raise self._error
 
     def cancel(self, choice: int) -> None:
         """Ends one choice: nothing more of it will come."""
@@ -54,6 +61,11 @@ class Generation:
         if self._open:
             self._open.clear()
             self._cancel(self.request, None)
+        self._notify()
+
+    def accept(self) -> None:
+        """Called by the client."""
+        self._accepted = True
         self._notify()
 
     def receive(self, delta: Delta) -> None:
@@ -71,7 +83,12 @@ class Generation:
         if self._open:
             self._open.clear()
             self._error = error
+            self._accepted = True
             self._notify()
+
+    async def _news(self) -> None:
+        self._wake = asyncio.get_running_loop().create_future()
+        await self._wake
 
     def _notify(self) -> None:
         if self._wake is not None and not self._wake.done():

@@ -8,14 +8,15 @@ import socket
 from pathlib import Path
 
 from headgate.core.clock import Clock, SystemClock
-from headgate.core.errors import HeadgateError
+from headgate.core.errors import BadCall, HeadgateError
 from headgate.engine import wire
 from headgate.engine.errors import ModelFolderError
+from headgate.engine.grammar import Grammars
 from headgate.engine.limits import Limits
 from headgate.engine.metrics import EngineStats
 from headgate.engine.models.spec import ModelSpec, read_spec
 from headgate.engine.models.weights import read_weights
-from headgate.engine.plan import Runner, SamplingParams
+from headgate.engine.plan import Constraint, Runner, SamplingParams
 from headgate.engine.runners.numpy_runner import NumpyRunner
 from headgate.engine.scheduler import Output, Scheduler
 from headgate.engine.sequence import Sequence
@@ -62,10 +63,11 @@ class Channel:
 class Worker:
     """Maps requests and their choices to sequences, and runs them."""
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, clock: Clock) -> None:
+    def __init__(self, scheduler: Scheduler, runner: Runner, clock: Clock, grammars: Grammars | None = None) -> None:
         self._scheduler = scheduler
         self._runner = runner
         self._clock = clock
+        self._grammars = grammars
         self._keys: dict[tuple[int, int], int] = {}
         self._owners: dict[int, tuple[int, int]] = {}
         self._next_key = 0
@@ -82,7 +84,12 @@ class Worker:
                 prompt = message.prompts[choice // message.choices]
                 self._scheduler.limits.refuse_tokens(prompt)
                 sequence = Sequence(
-                    self._next_key, prompt, message.params, max_tokens=message.max_tokens, choice=choice
+                    self._next_key,
+                    prompt,
+                    message.params,
+                    max_tokens=message.max_tokens,
+                    choice=choice,
+                    constraint=self._constraint(message.grammar),
                 )
                 self._scheduler.submit(sequence)
                 self._next_key += 1
@@ -91,6 +98,13 @@ class Worker:
         except HeadgateError:
             self.cancel(wire.Cancel(message.request))
             raise
+
+    def _constraint(self, grammar: str | None) -> Constraint | None:
+        if grammar is None:
+            return None
+        if self._grammars is None:
+            raise BadCall("This model's tokenizer cannot be used with grammars.")
+        return self._grammars.start(grammar)
 
     def cancel(self, message: wire.Cancel) -> None:
         """What has ended meanwhile is none of its business."""
@@ -166,10 +180,7 @@ def _work(channel: Channel, worker: Worker, messages: list[wire.ToWorker]) -> No
         for message in messages:
             match message:
                 case wire.Submit():
-                    try:
-                        worker.submit(message)
-                    except HeadgateError as error:
-                        channel.send(wire.Refusal(message.request, error.message))
+                    _submit(channel, worker, message)
                 case wire.Cancel():
                     worker.cancel(message)
                 case wire.Load():
@@ -178,6 +189,16 @@ def _work(channel: Channel, worker: Worker, messages: list[wire.ToWorker]) -> No
         if deltas or messages:
             channel.send(wire.Report(deltas, worker.stats()))
         messages = channel.receive(wait=not worker.busy)
+
+
+def _submit(channel: Channel, worker: Worker, message: wire.Submit) -> None:
+    try:
+        worker.submit(message)
+    except HeadgateError as error:
+        channel.send(wire.Refusal(message.request, error.message, isinstance(error, BadCall)))
+    else:
+        if message.grammar is not None:
+            channel.send(wire.Accepted(message.request))
 
 
 def load(folder: Path, settings: EngineSettings, clock: Clock) -> tuple[Worker, wire.Ready]:
@@ -194,12 +215,15 @@ def load(folder: Path, settings: EngineSettings, clock: Clock) -> tuple[Worker, 
     at = timed("config", at)
     weights = read_weights(folder, spec)
     at = timed("weights", at)
+    grammars = Grammars.read(folder, vocabulary=spec.vocabulary, eos_ids=spec.eos_ids)
+    at = timed("grammar", at)
     limits = fit(spec, settings)
     runner = NumpyRunner(spec, weights, blocks=limits.blocks, block_size=limits.block_size)
     at = timed("kv_cache", at)
     warm_up(limits, runner, clock)
     timed("first_token", at)
-    return Worker(Scheduler(limits), runner, clock), wire.Ready(limits, spec.eos_ids, phases)
+    worker = Worker(Scheduler(limits), runner, clock, grammars)
+    return worker, wire.Ready(limits, spec.eos_ids, phases, grammars is not None)
 
 
 def fit(spec: ModelSpec, settings: EngineSettings) -> Limits:

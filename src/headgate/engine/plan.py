@@ -63,8 +63,8 @@ class SampleSpec(Struct, frozen=True):
     """(token, how often) of what was generated; filled only where a penalty needs it."""
     prompt_tokens: tuple[int, ...] = ()
     """The distinct tokens of the prompt; filled only where the repetition penalty needs them."""
-    mask: Any = None
-    """Words of 32 bits, one bit per allowed token, or None: all are allowed."""
+    mask: bytes | None = None
+    """One bit per token, the lowest first: which are allowed. None: all are."""
 
 
 class StepPlan(Struct, frozen=True):
@@ -91,6 +91,20 @@ class StepResult(Struct, frozen=True):
 
     tokens: tuple[int, ...]
     scores: tuple[Score | None, ...]
+
+
+class Constraint(Protocol):
+    """What keeps a sequence's text to a form (`grammar.py`)."""
+
+    def mask(self) -> bytes: ...
+
+    def consume(self, token: int) -> None: ...
+
+    @property
+    def ended(self) -> bool: ...
+
+    @property
+    def failed(self) -> bool: ...
 
 
 class Runner(Protocol):

@@ -69,7 +69,7 @@ def adjust(row: Floats, spec: SampleSpec) -> Floats:
     params = spec.params
     row = row.astype(np.float64)
     if spec.mask is not None:
-        bits = np.unpackbits(np.asarray(spec.mask).view(np.uint8), bitorder="little")[: len(row)]
+        bits = np.unpackbits(np.frombuffer(spec.mask, dtype=np.uint8), bitorder="little")[: len(row)]
         row[: len(bits)][bits == 0] = -np.inf
         row[len(bits) :] = -np.inf
     if _holds_back_end(spec) and spec.mask is None:  # a grammar knows better where its text may end

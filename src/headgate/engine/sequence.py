@@ -10,7 +10,7 @@
 from collections import Counter
 from enum import Enum
 
-from headgate.engine.plan import SampleSpec, SamplingParams
+from headgate.engine.plan import Constraint, SampleSpec, SamplingParams
 
 
 class State(Enum):
@@ -30,7 +30,14 @@ class Sequence:
     """Known tokens, how many of them are computed, and the blocks that hold those. Owned by the scheduler."""
 
     def __init__(
-        self, key: int, prompt: tuple[int, ...], params: SamplingParams, *, max_tokens: int, choice: int = 0
+        self,
+        key: int,
+        prompt: tuple[int, ...],
+        params: SamplingParams,
+        *,
+        max_tokens: int,
+        choice: int = 0,
+        constraint: Constraint | None = None,
     ) -> None:
         self.key = key
         """Unique, and rising by arrival."""
@@ -39,6 +46,7 @@ class Sequence:
         self.params = params
         self.max_tokens = max_tokens
         self.choice = choice
+        self._constraint = constraint
         self.computed = 0
         self.table: list[int] = []
         self.state = State.WAITING
@@ -66,13 +74,21 @@ class Sequence:
         self.tokens.append(token)
         if self._counts is not None:
             self._counts[token] += 1
+        if self._constraint is not None:
+            self._constraint.consume(token)
 
     def sample_spec(self) -> SampleSpec:
         counts = () if self._counts is None else tuple(self._counts.items())
-        return SampleSpec(self.params, self.choice, self.generated, counts, self._prompt_tokens)
+        mask = None if self._constraint is None else self._constraint.mask()
+        return SampleSpec(self.params, self.choice, self.generated, counts, self._prompt_tokens, mask)
 
     def finish_reason(self, token: int) -> str | None:
         """Why the sequence ends with the token just appended, or None."""
-        if not self.params.ignore_eos and token in self.params.stop_ids:
+        ended = not self.params.ignore_eos and token in self.params.stop_ids
+        if self._constraint is not None:
+            if self._constraint.failed:
+                return "failed"
+            ended = self._constraint.ended
+        if ended:
             return "stop"
         return "length" if self.generated >= self.max_tokens else None

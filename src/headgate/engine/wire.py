@@ -31,6 +31,8 @@ class Submit(Struct, frozen=True, tag="submit"):
     params: SamplingParams
     max_tokens: int
     choices: int = 1
+    grammar: str | None = None
+    """What the answers are held to; with one, the worker says `Accepted` or `Refusal`."""
 
 
 class Cancel(Struct, frozen=True, tag="cancel"):
@@ -49,6 +51,8 @@ class Ready(Struct, frozen=True, tag="ready"):
     limits: Limits
     eos_ids: tuple[int, ...]
     phases: dict[str, float]
+    grammar: bool = False
+    """Answers can be held to grammars."""
 
 
 class LoadFailed(Struct, frozen=True, tag="load_failed"):
@@ -58,14 +62,21 @@ class LoadFailed(Struct, frozen=True, tag="load_failed"):
 
 
 class Refusal(Struct, frozen=True, tag="refused"):
-    """A request that the scheduler would not take."""
+    """A request that the worker would not take, and whether the caller is to blame."""
 
     request: int
     message: str
+    bad_call: bool
+
+
+class Accepted(Struct, frozen=True, tag="accepted"):
+    """A request whose grammar has been compiled."""
+
+    request: int
 
 
 class Delta(Struct, frozen=True, array_like=True):
-    """New tokens of one choice. `finish` is "stop" or "length" on the last."""
+    """New tokens of one choice. `finish` is "stop", "length" or "failed" (its grammar) on the last."""
 
     request: int
     choice: int
@@ -81,7 +92,7 @@ class Report(Struct, frozen=True, tag="report"):
     stats: EngineStats
 
 
-FromWorker = Ready | LoadFailed | Refusal | Report
+FromWorker = Ready | LoadFailed | Refusal | Accepted | Report
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

@@ -1,0 +1,83 @@
+"""Grammars that hold an answer to a form: before each draw, a mask of the tokens that keep it valid (llguidance).
+
+Grammars are Lark texts in llguidance's dialect, which embeds JSON schemas (`start: %json {...}`). Compiling one and
+each mask are bounded in work, so that a hostile schema costs milliseconds, not the engine.
+"""
+
+from collections import OrderedDict
+from pathlib import Path
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+from headgate.core.errors import BadCall
+
+MAX_GRAMMAR_CHARS = 2**18
+CACHED_GRAMMARS = 64
+
+_LIMITS = LLParserLimits(
+    initial_lexer_fuel=1_000_000,  # about 20 ms
+    step_lexer_fuel=200_000,  # about 15 ms
+    step_max_items=50_000,
+    max_lexer_states=50_000,
+    max_grammar_size=100_000,
+    verbose_errors=False,
+)
+
+
+class Matcher:
+    """Where one sequence stands in its grammar."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+
+    def mask(self) -> bytes:
+        """One bit per token, the lowest first."""
+        return self._matcher.compute_bitmask()
+
+    def consume(self, token: int) -> None:
+        self._matcher.consume_token(token)
+
+    @property
+    def ended(self) -> bool:
+        """The text is complete: nothing but an end token could follow."""
+        return self._matcher.is_stopped() and not self.failed
+
+    @property
+    def failed(self) -> bool:
+        """The work limit was passed, or a token did not fit."""
+        return self._matcher.is_error()
+
+
+class Grammars:
+    """Compiles grammars over one tokenizer; the latest are kept."""
+
+    def __init__(self, tokenizer_json: str, *, vocabulary: int, eos_ids: tuple[int, ...]) -> None:
+        """Raises `ValueError` for a tokenizer that llguidance cannot read."""
+        self._tokenizer = LLTokenizer(tokenizer_json, n_vocab=vocabulary, eos_token=list(eos_ids))
+        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+
+    @classmethod
+    def read(cls, folder: Path, *, vocabulary: int, eos_ids: tuple[int, ...]) -> "Grammars | None":
+        """None where the folder's tokenizer cannot be used for this: answers are then not held to grammars."""
+        path = folder / "tokenizer.json"
+        if not eos_ids or not path.is_file():
+            return None
+        try:
+            return cls(path.read_text(encoding="utf-8"), vocabulary=vocabulary, eos_ids=eos_ids)
+        except ValueError:
+            return None
+
+    def start(self, grammar: str) -> Matcher:
+        """A matcher at the beginning. Raises `BadCall` for a grammar that is wrong, unsupported or too complex."""
+        compiled = self._compiled.get(grammar)
+        if compiled is None:
+            if len(grammar) > MAX_GRAMMAR_CHARS:
+                raise BadCall(f"The schema is too large: at most {MAX_GRAMMAR_CHARS} characters.")
+            compiled = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(grammar), log_level=0, limits=_LIMITS)
+            if compiled.is_error():
+                raise BadCall(f"The schema cannot be enforced: {compiled.get_error()[:500]}")
+            self._compiled[grammar] = compiled
+            while len(self._compiled) > CACHED_GRAMMARS:
+                self._compiled.popitem(last=False)
+        self._compiled.move_to_end(grammar)
+        return Matcher(compiled.deep_copy())

@@ -1,0 +1,99 @@
+"""Grammars: masks let through what fits and nothing else; what is hostile costs little and is refused or ended."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headgate.core.errors import BadCall
+from headgate.engine.grammar import CACHED_GRAMMARS, Grammars
+from headgate.engine.plan import SampleSpec, SamplingParams, StepPlan, StepResult
+from headgate.engine.sequence import Sequence
+from tests.backends import folders
+from tests.engine.drive import Engine, limits
+
+TOKENIZER = folders.tokenizer()
+END = TOKENIZER.token_to_id("<|im_end|>")
+SIZE = TOKENIZER.get_vocab_size()
+
+
+def grammars() -> Grammars:
+    return Grammars(TOKENIZER.to_str(), vocabulary=SIZE, eos_ids=(END,))
+
+
+def allowed(mask: bytes) -> set[int]:
+    bits = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")
+    return set(np.flatnonzero(bits[:SIZE]).tolist())
+
+
+def test_a_mask_allows_the_tokens_of_a_fitting_text_and_then_only_the_end() -> None:
+    matcher = grammars().start('start: %json {"type": "object", "properties": {"n": {"type": "integer"}}}')
+    for token in TOKENIZER.encode('{"n":').ids:
+        assert token in allowed(matcher.mask())
+        matcher.consume(token)
+    assert not allowed(matcher.mask()) & set(TOKENIZER.encode("x").ids)
+    for token in TOKENIZER.encode("7}").ids:
+        matcher.consume(token)
+    assert matcher.ended
+    assert not matcher.failed
+    assert allowed(matcher.mask()) == {END}
+
+
+def test_a_token_that_does_not_fit_fails_the_matcher_for_good() -> None:
+    matcher = grammars().start('start: "yes" | "no"')
+    matcher.consume(TOKENIZER.encode("x").ids[0])
+    assert matcher.failed
+    assert not matcher.ended
+
+
+def test_matchers_of_one_grammar_are_independent() -> None:
+    made = grammars()
+    first, second = made.start('start: "ab"'), made.start('start: "ab"')
+    first.consume(TOKENIZER.encode("a").ids[0])
+    assert allowed(first.mask()) != allowed(second.mask())
+
+
+def test_what_is_wrong_or_too_large_is_refused() -> None:
+    made = grammars()
+    for grammar in ("", "no grammar", 'start: %json {"type": "elephant"}'):
+        with pytest.raises(BadCall, match="cannot be enforced"):
+            made.start(grammar)
+    with pytest.raises(BadCall, match="too large"):
+        made.start("start: %json " + json.dumps({"enum": ["x" * 100 + str(index) for index in range(3000)]}))
+
+
+def test_only_the_latest_grammars_are_kept() -> None:
+    made = grammars()
+    for index in range(CACHED_GRAMMARS + 10):
+        made.start(f'start: "{index}"')
+    assert len(made._compiled) == CACHED_GRAMMARS
+
+
+def test_a_folder_without_a_usable_tokenizer_has_no_grammars(tmp_path: Path) -> None:
+    assert Grammars.read(tmp_path, vocabulary=SIZE, eos_ids=(END,)) is None
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert Grammars.read(tmp_path, vocabulary=SIZE, eos_ids=(END,)) is None
+    (tmp_path / "tokenizer.json").write_text(TOKENIZER.to_str())
+    assert Grammars.read(tmp_path, vocabulary=SIZE, eos_ids=()) is None
+    assert Grammars.read(tmp_path, vocabulary=SIZE, eos_ids=(END,)) is not None
+
+
+class Stubborn:
+    """A runner that wants one text whatever it is told."""
+
+    def forward(self, plan: StepPlan) -> None: ...
+
+    def sample(self, logits: None, samples: tuple[SampleSpec, ...]) -> StepResult:
+        return StepResult((TOKENIZER.encode("x").ids[0],) * len(samples), (None,) * len(samples))
+
+
+def test_a_sequence_whose_grammar_failed_ends_as_failed_and_frees_its_blocks() -> None:
+    engine = Engine(Stubborn(), limits(vocabulary=SIZE))
+    params = SamplingParams(stop_ids=(END,))
+    engine.texts[0] = []
+    constraint = grammars().start('start: "yes"')
+    engine.scheduler.submit(Sequence(0, (5, 6), params, max_tokens=9, constraint=constraint))
+    engine.run()
+    assert engine.finished == {0: "failed"}
+    assert engine.scheduler.pool.used == 0
