@@ -157,7 +157,7 @@ class FrameReader:
             self._usage = read_usage(used, self._progress.input_tokens, self._counted) or self._usage
         if b"\n" in data:
             data = data.replace(b"\n", b" ")  # between JSON's tokens only: inside a string it would not have parsed
-        if self._expected.usage or _USAGE not in data:
+        if self._expected.usage or chunk.usage is UNSET:
             return data
         return None if not choices and used is not None else _without_usage(data)
 
