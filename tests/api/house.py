@@ -41,9 +41,9 @@ class CountedReply(Reply):
 
     closes = 0
 
-    async def aclose(self) -> None:
+    async def aclose(self, reason: HeadgateError | None = None) -> None:
         self.closes += 1
-        await super().aclose()
+        await super().aclose(reason)
 
 
 class Gateway:

@@ -114,6 +114,16 @@ def test_a_chunked_body_is_read(house: House) -> None:
     assert raw(house, head, b"".join(pieces)).status == 200
 
 
+@pytest.mark.parametrize("filler", [b"x: y\r\n" * 1000, b"x" * 6000])
+def test_trailers_without_end_are_refused_while_they_come(house: House, filler: bytes) -> None:
+    with house.connect() as wire:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\nx-api-key: {KEY}\r\n".encode()
+        wire.send(head + b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n0\r\nx: ")
+        for _ in range(100):
+            wire.send(filler)
+        assert wire.answer().status == 431
+
+
 @pytest.mark.parametrize(
     "framing", [b"x\r\nabc\r\n0\r\n\r\n", b"-1\r\n\r\n", b"3\nabc\r\n0\r\n\r\n", b"3\r\nabcd\r\n0\r\n\r\n"]
 )

@@ -20,6 +20,9 @@ from uvicorn.server import ServerState
 from headgate.api.settings import ServerSettings
 from headgate.core.errors import BadCall, HeadgateError, Overloaded
 
+FRAMING_ALLOWANCE = 256 * 1024
+"""Bytes that chunk sizes, extensions and trailers may take beyond as many as the body itself."""
+
 MAX_PIPELINED = 16
 """Requests a client may send ahead of their answers on one connection."""
 
@@ -28,6 +31,7 @@ Refusal = Callable[[HeadgateError], bytes]
 
 
 _INVALID = BadCall("The request is not valid HTTP/1.1.", code="invalid_http")
+_HEAD_TOO_LARGE = BadCall("The request's head or trailer is too large.", code="head_too_large", status=431)
 
 
 class Reading(Enum):
@@ -114,6 +118,9 @@ class Connection(HttpToolsProtocol):
         """When the head began, or the body's present window."""
         self._received = 0
         """Bytes of the head so far, or of the body in its present window."""
+        self._fed = 0
+        """Bytes read since this body began; `_body` of them were the body's own."""
+        self._body = 0
         self._leaving: float | None = None
         """Since when this connection is being closed."""
         self._paused: float | None = None
@@ -146,7 +153,7 @@ class Connection(HttpToolsProtocol):
         if self._lingering:
             return
         self._unset_keepalive_if_required()
-        in_head = self._reading is Reading.HEAD
+        reading = self._reading
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
@@ -155,10 +162,14 @@ class Connection(HttpToolsProtocol):
             self._refuse(self._verdict or _INVALID)
             return
         if self._reading is Reading.HEAD:
-            self._received += len(data) if in_head else 1
-            most = int((self._settings.max_header_kb + self._settings.max_url_kb) * 1024)
-            if self._received > most:
-                self._refuse(BadCall("The request's head is too large.", code="head_too_large", status=431))
+            self._received += len(data) if reading is Reading.HEAD else 1
+            if self._received > (self._settings.max_header_kb + self._settings.max_url_kb) * 1024:
+                self._refuse(_HEAD_TOO_LARGE)
+        elif self._reading is Reading.BODY and reading is Reading.BODY:
+            self._fed += len(data)
+            framing = self._fed - self._body
+            if framing > FRAMING_ALLOWANCE + self._body or len(self.headers) > self._settings.max_headers:
+                self._refuse(_HEAD_TOO_LARGE)
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Goes on in HTTP/1.1 after an offer such as `Upgrade: h2c`, which Java's client makes on every first request.
@@ -169,6 +180,7 @@ class Connection(HttpToolsProtocol):
         framing = [header for header in self.headers if header[0] in {b"content-length", b"transfer-encoding"}]
         head = b"".join(name + b": " + value + b"\r\n" for name, value in framing)
         self.parser = httptools.HttpRequestParser(self)
+        self.headers = []  # the request has its own list already
         try:
             self._declining = True
             self.parser.feed_data(b"POST / HTTP/1.1\r\n" + head + b"\r\n")
@@ -205,16 +217,12 @@ class Connection(HttpToolsProtocol):
             self._verdict = BadCall(f"The URL is longer than {limit}.", code="url_too_long", status=414)
             raise ValueError("the URL is too long")
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._declining:
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         if self._declining:
             return
         self._reading = Reading.BODY
         self._since = self.loop.time()
-        self._received = 0
+        self._received = self._fed = self._body = 0
         super().on_headers_complete()
         self.scope["state"]["door"] = self._door
         self.cycle.transport = self._door  # type: ignore[assignment]
@@ -225,6 +233,7 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._received += len(body)
+        self._body += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -33,7 +33,7 @@ class Heartbeat:
             self.last = now
         self._timer = self._loop.call_at(self.last + self._every, self._beat)
 
-    def beat_on(self) -> None:
+    def wrote(self) -> None:
         """Something was written."""
         self.last = self._loop.time()
 
@@ -61,7 +61,7 @@ async def relay(stream: Stream, encoder: Encoder, sink: Sink, heartbeat_s: float
                 data = encoder.frames(item)  # type: ignore[arg-type]
             if data:
                 await sink.write(data)
-                heart.beat_on()
+                heart.wrote()
             row += 1
             if row == BURST:
                 row = 0
