@@ -225,7 +225,7 @@ def test_a_slow_consumer_of_an_endless_stream_makes_the_upstream_stand_still(ser
             assert item.endswith(b"\n\n")
             largest = max(largest, len(item))
             await asyncio.sleep(0.01)
-        assert largest < 2 * HIGH_WATER_BYTES + 4096  # what lay in our buffer, and one more read
+        assert largest < HIGH_WATER_BYTES + 300_000  # what lay in our buffer, and one more read of the loop
         sent = -1
         async with asyncio.timeout(10):
             while (now := (await stats(server))["sent"]) != sent:
