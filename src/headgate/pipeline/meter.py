@@ -125,6 +125,7 @@ class Story:
             queue_ms=_ms(self.queue_s),
             overhead_ms=_ms(self.overhead_s),
             client_retry=call.retry_count or None,
+            client_request_id=call.client_request_id,
         )
 
 
