@@ -53,6 +53,7 @@ class Server:
             timeout_keep_alive=max(1, int(settings.idle_s)),
         )
         self._state = ServerState()
+        self._socket: socket.socket | None = None
         self._listener: asyncio.Server | None = None
         self._checking: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
@@ -72,6 +73,7 @@ class Server:
         self._config.load()
         sock = sock or bind(self._settings.host, self._settings.port)
         self._listener = await loop.create_server(self._accept, sock=sock, backlog=BACKLOG)
+        self._socket = sock
         self._check()
         port: int = sock.getsockname()[1]
         return port
@@ -97,9 +99,10 @@ class Server:
 
     async def stop(self, grace_s: float | None = None) -> None:
         """Stops accepting; lets accepted requests end within the grace time; cancels the rest; closes."""
-        if self._listener is None:
+        if self._listener is None or self._socket is None:
             return
         grace = self._settings.grace_s if grace_s is None else grace_s
+        await self._accept_waiting(self._socket)
         self._listener.close()
         for connection in self._each():
             connection.drain()
@@ -118,6 +121,17 @@ class Server:
         if self._checking is not None:
             self._checking.cancel()
         self._listener = None
+
+    async def _accept_waiting(self, sock: socket.socket) -> None:
+        """Takes in who has connected already: the kernel resets those still in its queue when listening ends."""
+        loop = asyncio.get_running_loop()
+        for _ in range(BACKLOG):
+            try:
+                peer, _address = sock.accept()
+            except OSError:
+                return
+            peer.setblocking(False)
+            await loop.connect_accepted_socket(self._accept, peer)
 
     async def _emptied(self, seconds: float) -> None:
         """Waits until no connection is left, or so long."""

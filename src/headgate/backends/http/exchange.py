@@ -10,7 +10,7 @@ from headgate.backends.http.framing import BadResponse, Response
 from headgate.backends.http.patience import Patience
 from headgate.core.errors import Failed, Truncated, Upstream, UpstreamTimeout
 
-HIGH_WATER_BYTES = 256 * 1024
+HIGH_WATER_BYTES = 64 * 1024
 """Unread body beyond which the socket is left unread until the consumer has caught up."""
 
 DRAIN_BYTES = 64 * 1024
