@@ -26,7 +26,7 @@ SKILLS: MappingProxyType[str, tuple[Sampler, Checker]] = MappingProxyType(
 )
 
 SHARES: MappingProxyType[str, float] = MappingProxyType(
-    {"talk": 0.13, "arithmetic": 0.22, "copying": 0.15, "quote": 0.16, "schema": 0.12, "tools": 0.17, "classify": 0.05}
+    {"talk": 0.11, "arithmetic": 0.21, "copying": 0.16, "quote": 0.17, "schema": 0.12, "tools": 0.16, "classify": 0.07}
 )
 
 

@@ -153,7 +153,7 @@ class Trainer:
         return total
 
     def run(self, checkpoint: Path, report: Report) -> Trained:
-        """Trains to the end of the plan, with a line of progress now and then and a checkpoint at each check."""
+        """Trains to the end of the plan, with a line of progress and a checkpoint now and then."""
         plan = self._plan
         began = self._clock.monotonic() - self._seconds
         steps = Packer(self._tokenizer).steps(self._texts(), self._chance(), plan.batch_tokens, plan.batches)
@@ -168,8 +168,8 @@ class Trainer:
                 if self._step % plan.report_every == 0:
                     report(pace.line(self._step, self._tokens, self._seconds, progress))
                     pace = _Pace(self._seconds, self._tokens)
-                if self._step % plan.check_every == 0:
                     self.save(checkpoint)
+                if self._step % plan.check_every == 0:
                     scores = self.scores(plan.seed + 7, plan.check_count)
                     report("   ".join(f"{score.skill} {score.right}/{score.count}" for score in scores))
         self.save(checkpoint)

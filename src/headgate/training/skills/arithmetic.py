@@ -1,6 +1,6 @@
 """Arithmetic: sums and differences of up to three digits, the small multiplication table, counting.
 
-Numbers of three digits are worked out loud from the units upwards, so that a small model needs one easy step at a time.
+Sums beyond twenty are worked out loud from the units upwards, so that a small model needs one easy step at a time.
 """
 
 import random
@@ -9,6 +9,7 @@ import re
 from headgate.training.example import Example, Turn
 from headgate.training.words import pick, untidy
 
+EASY = 20
 _ASK = {
     "+": (
         "What is {a} + {b}?", "{a} + {b}", "{a}+{b}=", "What is {a} plus {b}?", "Add {a} and {b}.",
@@ -66,7 +67,7 @@ def working(a: int, sign: str, b: int) -> str:
 def solution(a: int, sign: str, b: int) -> str:
     """The answer as the model is taught to give it."""
     result = f"{a} {sign} {b} = {value(a, sign, b)}"
-    if sign != "*" and max(a, b) > 99:
+    if sign != "*" and max(a, b) > EASY:
         return f"{working(a, sign, b)}. So {result}"
     return result
 
