@@ -1,6 +1,7 @@
 """Prometheus metrics with bounded labels. One instance per process, handed to whoever emits."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -40,51 +41,59 @@ class Metrics:
         _quiet()
         self.registry = CollectorRegistry()
         r = self.registry
-        self._calls = Counter(
-            names.CALLS, "Calls by what became of them.", ["operation", "model", "tenant", "status"], registry=r
+        # To find a series by its labels costs the library a microsecond; labels are bounded, so each is found once.
+        self._calls = cache(
+            Counter(
+                names.CALLS, "Calls by what became of them.", ["operation", "model", "tenant", "status"], registry=r
+            ).labels
         )
-        self._seconds = Histogram(
-            names.CALL_SECONDS,
-            "From the request read to the reply closed.",
-            ["operation"],
-            buckets=_SECONDS,
-            registry=r,
-        )
-        self._ttft = Histogram(
-            names.TTFT_SECONDS, "From the request read to the first piece of the answer.", ["model"],
-            buckets=_SECONDS, registry=r,
+        self._seconds = cache(
+            Histogram(
+                names.CALL_SECONDS, "From the request read to the reply closed.", ["operation"],
+                buckets=_SECONDS, registry=r,
+            ).labels
+        )  # fmt: skip
+        self._ttft = cache(
+            Histogram(
+                names.TTFT_SECONDS, "From the request read to the first piece of the answer.", ["model"],
+                buckets=_SECONDS, registry=r,
+            ).labels
         )  # fmt: skip
         self._queue = Histogram(names.QUEUE_SECONDS, "Time calls waited for admission.", buckets=_SECONDS, registry=r)
         self._overhead = Histogram(
             names.OVERHEAD_SECONDS, "Our own time before the upstream was asked, queueing left out.",
             buckets=_OVERHEAD, registry=r,
         )  # fmt: skip
-        self._tokens = Counter(names.TOKENS, "Tokens metered.", ["kind", "model", "tenant"], registry=r)
-        self._cost = Counter(names.COST, "Money metered, in US dollars.", ["model", "tenant"], registry=r)
-        self._unpriced = Counter(names.UNPRICED, "Attempts whose price is not known.", ["model"], registry=r)
-        self._attempts = Counter(names.ATTEMPTS, "Attempts at backends.", ["backend", "outcome"], registry=r)
+        self._tokens = cache(Counter(names.TOKENS, "Tokens metered.", ["kind", "model", "tenant"], registry=r).labels)
+        self._cost = cache(Counter(names.COST, "Money metered, in US dollars.", ["model", "tenant"], registry=r).labels)
+        self._unpriced = cache(
+            Counter(names.UNPRICED, "Attempts whose price is not known.", ["model"], registry=r).labels
+        )
+        self._attempts = cache(
+            Counter(names.ATTEMPTS, "Attempts at backends.", ["backend", "outcome"], registry=r).labels
+        )
         self._bugs = Counter(names.BUGS, "Faults of ours that a caller saw as 500.", registry=r)
         self._model = Bounded()
         self._tenant = Bounded()
 
     def call(self, *, operation: str, model: str, tenant: str, status: int, seconds: float, queue_s: float) -> None:
-        self._calls.labels(operation, self._model(model), self._tenant(tenant), str(status)).inc()
-        self._seconds.labels(operation).observe(seconds)
+        self._calls(operation, self._model(model), self._tenant(tenant), str(status)).inc()
+        self._seconds(operation).observe(seconds)
         self._queue.observe(queue_s)
 
     def attempt(self, receipt: Receipt) -> None:
         model, tenant, usage = self._model(receipt.model), self._tenant(receipt.tenant), receipt.usage
-        self._attempts.labels(receipt.backend, receipt.outcome).inc()
+        self._attempts(receipt.backend, receipt.outcome).inc()
         if usage.input:
-            self._tokens.labels("input", model, tenant).inc(usage.input)
+            self._tokens("input", model, tenant).inc(usage.input)
         if usage.output:
-            self._tokens.labels("output", model, tenant).inc(usage.output)
+            self._tokens("output", model, tenant).inc(usage.output)
         if receipt.cost_usd is not None:
-            self._cost.labels(model, tenant).inc(receipt.cost_usd)
+            self._cost(model, tenant).inc(receipt.cost_usd)
         elif usage.total:
-            self._unpriced.labels(model).inc()
+            self._unpriced(model).inc()
         if receipt.ttft_ms is not None:
-            self._ttft.labels(model).observe(receipt.ttft_ms / 1000)
+            self._ttft(model).observe(receipt.ttft_ms / 1000)
 
     def overhead(self, seconds: float) -> None:
         self._overhead.observe(seconds)
