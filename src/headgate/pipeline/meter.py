@@ -69,6 +69,7 @@ class Story:
 
     def attempt(self, target: Target) -> "Attempt":
         attempt = Attempt(self, target, len(self.attempts) + 1)
+        self._error = None  # an earlier attempt's: this one may still succeed, or be left
         self.attempts.append(attempt)
         return attempt
 

@@ -90,7 +90,7 @@ class Shipper:
                 return
             await asyncio.to_thread(self._journal.sync)
             receipts: list[Receipt] = []
-            for receipt in decode(lines):
+            for receipt in await asyncio.to_thread(list, decode(lines)):
                 if receipt is None:
                     self.torn += 1
                     self._log.event(names.LEDGER_TORN, "error", segment=segment)

@@ -83,9 +83,9 @@ class Store:
 
     async def add_receipts(self, receipts: Sequence[Receipt], log: str, position: int) -> None:
         """Adds receipts not yet there and moves the position, in one transaction."""
-        rows = [_receipt_row(receipt) for receipt in receipts]
 
         def work(db: Connection) -> None:
+            rows = [_receipt_row(receipt) for receipt in receipts]  # here: it would hold up the event loop
             if rows:
                 db.execute(_insert(db, tables.ledger).on_conflict_do_nothing(index_elements=["id"]), rows)
             moved = _insert(db, tables.ledger_offsets).values(log=log, position=position)
