@@ -404,6 +404,53 @@ def test_a_forced_call_has_valid_arguments_whatever_the_model(folder: Path) -> N
     run(folder, work)
 
 
+def test_a_call_that_the_model_begins_itself_is_one_of_a_tool_on_offer(folder: Path) -> None:
+    begin = str(folders.tokenizer().token_to_id("<tool_call>"))
+    tool = {"type": "function", "function": {"name": "register", "parameters": PERSON}}
+    schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"enum": ["one", "two"]}}}
+
+    async def work(ask: Asker) -> None:
+        for parallel in (True, False):
+            for bias in ({begin: 6.0}, {}):
+                out = await ask.chat(
+                    tools=[tool], logit_bias=bias, n=4, temperature=1.2, max_tokens=200, parallel_tool_calls=parallel
+                )
+                calls: dict[tuple[int, int], str] = {}
+                for event in out:
+                    if isinstance(event, ToolDelta):
+                        assert event.name in {None, "register"}
+                        place = (event.index, event.position)
+                        calls[place] = calls.get(place, "") + event.arguments
+                for (index, position), arguments in calls.items():
+                    assert parallel or position == 0
+                    if reason(out, index) == "tool_calls":
+                        check_person(arguments)
+                assert calls or not bias
+        out = await ask.chat(tools=[tool], response_format=schema, n=4, temperature=1.5, max_tokens=200)
+        for index in range(4):
+            if reason(out, index) == "stop":
+                assert text(out, index) in {'"one"', '"two"'}
+
+    run(folder, work)
+
+
+def test_a_schema_that_cannot_be_enforced_is_only_guidance_unless_strict(folder: Path) -> None:
+    async def work(ask: Asker) -> None:
+        out = await ask.chat(response_format=person_format(schema={"type": "elephant"}), max_tokens=5)
+        assert reason(out) in {"stop", "length"}
+        odd: dict[str, Any] = {
+            "type": "function",
+            "function": {"name": "f", "parameters": {"properties": {"x": {"type": "elephant"}}}},
+        }
+        assert reason(await ask.chat(tools=[odd], max_tokens=5)) in {"stop", "length", "tool_calls"}
+        odd["function"]["strict"] = True
+        with pytest.raises(BadCall) as caught:
+            await ask.chat(tools=[odd], max_tokens=5)
+        assert caught.value.param == "tools"
+
+    run(folder, work)
+
+
 # The writer alone, fed with tokens of a known text.
 
 

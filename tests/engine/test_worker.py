@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from headgate.core.clock import SystemClock
 from headgate.core.errors import BadCall, Overloaded
@@ -25,7 +26,12 @@ from tests.engine import reference, tiny
 GREEDY = SamplingParams(temperature=0.0, ignore_eos=True)
 
 
-def run(folder: Path, work: Callable[[EngineClient], Coroutine[Any, Any, None]], **settings: int) -> None:
+def run(
+    folder: Path,
+    work: Callable[[EngineClient], Coroutine[Any, Any, None]],
+    loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+    **settings: int,
+) -> None:
     async def main() -> None:
         client = await EngineClient.start(folder, EngineSettings(**settings), clock=SystemClock())
         try:
@@ -34,7 +40,8 @@ def run(folder: Path, work: Callable[[EngineClient], Coroutine[Any, Any, None]],
             await client.aclose()
         assert client.pid is None
 
-    asyncio.run(asyncio.wait_for(main(), 60))
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(asyncio.wait_for(main(), 60))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -74,7 +81,7 @@ def test_it_is_ready_after_a_real_token_and_generates_the_references_text(tmp_pa
 
     async def work(client: EngineClient) -> None:
         assert client.ready
-        assert set(client.phases) == {"config", "weights", "grammar", "kv_cache", "first_token"}
+        assert set(client.phases) == {"import", "config", "weights", "grammar", "kv_cache", "first_token"}
         prompts = [[1, 2, 3], [50] * 40, [96]]
         generations = [client.submit([tuple(prompt)], GREEDY, max_tokens=40) for prompt in prompts]
         for prompt, answer in zip(prompts, await asyncio.gather(*map(text, generations)), strict=True):
@@ -178,7 +185,10 @@ def test_a_full_queue_refuses_at_once_and_takes_again_later(folder: Path) -> Non
     run(folder, work, max_sequences=2, max_waiting=3)
 
 
-def test_a_killed_worker_fails_what_was_in_flight_and_is_replaced(folder: Path) -> None:
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_killed_worker_fails_what_was_in_flight_and_is_replaced(
+    loop: Callable[[], asyncio.AbstractEventLoop], folder: Path
+) -> None:
     async def work(client: EngineClient) -> None:
         expected = await text(client.submit([(9,)], GREEDY, max_tokens=20))
         before = client.stats
@@ -197,7 +207,7 @@ def test_a_killed_worker_fails_what_was_in_flight_and_is_replaced(folder: Path) 
         assert await text(client.submit([(9,)], GREEDY, max_tokens=20)) == expected
         assert client.stats.generated_tokens >= before.generated_tokens + 20
 
-    run(folder, work)
+    run(folder, work, loop)
 
 
 def test_interrupts_and_terminations_are_left_to_the_parent(folder: Path) -> None:

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from headgate.backends.embedded_grammar import Held, held_to
+from headgate.backends.embedded_grammar import Held, Markers, held_to
 from headgate.backends.embedded_params import choices, max_tokens, sampling_params, stops
 from headgate.backends.embedded_prompt import Prompt, PromptMaker, forced_tools
 from headgate.backends.embedded_stream import ChoiceWriter, Form, answer_events
@@ -101,7 +101,7 @@ class EmbeddedBackend:
             begun=prompt.begun,
             ends=frozenset(self.engine.eos_ids),
         )
-        held = held_to(request, prompt.begun, self._prompts.close_token)
+        held = held_to(request, prompt.begun, Markers(*self._prompts.markers))
         if held is not None and not self.engine.grammar:
             if held.strict:
                 raise BadCall("This model's tokenizer cannot be used to enforce schemas.", param=held.param)
@@ -143,15 +143,12 @@ class EmbeddedBackend:
         lengths = [len(prompt.ids) for prompt in prompts]
         count = choices(request, len(prompts))
         allowed = max_tokens(request, defaults, limits, max(lengths))
-        generation = self.engine.submit(
-            [prompt.ids for prompt in prompts],
-            params,
-            max_tokens=allowed,
-            choices=count,
-            grammar=None if held is None else held.grammar,
-        )
+        ids = [prompt.ids for prompt in prompts]
+        generation = None
         if held is not None:
-            await _accepted(generation, held)
+            generation = await _held_generation(self.engine, ids, params, (allowed, count), held)
+        if generation is None:
+            generation = self.engine.submit(ids, params, max_tokens=allowed, choices=count)
         progress = Progress(input_tokens=sum(lengths), exact=True)
         vocabulary = self._prompts.vocabulary
         writers = [ChoiceWriter(index, form, vocabulary, self._ids.new) for index in range(len(prompts) * count)]
@@ -163,11 +160,18 @@ class EmbeddedBackend:
         return Answer(stream=stream, progress=progress, close=close)
 
 
-async def _accepted(generation: Generation, held: Held) -> None:
+async def _held_generation(
+    engine: EngineClient, ids: Sequence[tuple[int, ...]], params: SamplingParams, size: tuple[int, int], held: Held
+) -> Generation | None:
+    """A generation that follows the grammar; None if the grammar cannot be enforced and the caller did not insist."""
+    generation = engine.submit(ids, params, max_tokens=size[0], choices=size[1], grammar=held.grammar)
     try:
         await generation.accepted()
     except BadCall as error:
-        raise BadCall(error.message, param=held.param) from error
+        if held.strict:
+            raise BadCall(error.message, param=held.param) from error
+        return None
     except BaseException:
         generation.close()
         raise
+    return generation

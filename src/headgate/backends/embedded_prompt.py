@@ -54,8 +54,8 @@ class PromptMaker:
         self._plain = _tokenizer(path)
         self._plain.encode_special_tokens = True
         self.vocabulary = Vocabulary(self._tokenizer)
-        self.close_token: int | None = self._tokenizer.token_to_id(CLOSE)
-        """The token that ends a tool call, where it is one token."""
+        self.markers = (self._tokenizer.token_to_id(OPEN), self._tokenizer.token_to_id(CLOSE))
+        """The tokens that begin and end a tool call, where each is one token."""
         self.template = ChatTemplate.read(folder, clock)
         defaults = folder / "generation_config.json"
         self.defaults = GenerationDefaults()

@@ -7,7 +7,7 @@ leave in one message. An exception here ends the process: the client fails what 
 import socket
 from pathlib import Path
 
-from headgate.core.clock import Clock, SystemClock
+from headgate.core.clock import Clock
 from headgate.core.errors import BadCall, HeadgateError
 from headgate.engine import wire
 from headgate.engine.errors import ModelFolderError
@@ -157,15 +157,15 @@ class Worker:
         return wire.Delta(*owner, [output.token], scores, output.finish)
 
 
-def serve(socket: socket.socket) -> None:
+def serve(socket: socket.socket, clock: Clock, started: float) -> None:
     """Loads what the first message names, then works until the parent closes the channel."""
-    channel, clock = Channel(socket), SystemClock()
+    channel, imported = Channel(socket), clock.monotonic() - started
     try:
         first, *rest = channel.receive(wait=True)
         if not isinstance(first, wire.Load):
             raise TypeError(f"the first message must be Load, not {type(first).__name__}")
         try:
-            worker, ready = load(Path(first.folder), first.settings, clock)
+            worker, ready = load(Path(first.folder), first.settings, clock, {"import": imported})
         except ModelFolderError as error:
             channel.send(wire.LoadFailed(str(error)))
             return
@@ -201,9 +201,8 @@ def _submit(channel: Channel, worker: Worker, message: wire.Submit) -> None:
             channel.send(wire.Accepted(message.request))
 
 
-def load(folder: Path, settings: EngineSettings, clock: Clock) -> tuple[Worker, wire.Ready]:
-    """Raises `ModelFolderError`. The worker given back has really generated a token."""
-    phases: dict[str, float] = {}
+def load(folder: Path, settings: EngineSettings, clock: Clock, phases: dict[str, float]) -> tuple[Worker, wire.Ready]:
+    """Raises `ModelFolderError`. The worker given back has really generated a token; `phases` are added to."""
 
     def timed(name: str, since: float) -> float:
         now = clock.monotonic()

@@ -11,6 +11,8 @@ import os
 import signal
 import socket
 
+from headgate.core.clock import SystemClock
+
 THREAD_SETTINGS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -23,10 +25,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for name in THREAD_SETTINGS:
         os.putenv(name, str(arguments.threads))
+    clock = SystemClock()
+    started = clock.monotonic()
     # NumPy's matrix library reads these once, while it is loaded: everything that imports NumPy comes after.
     loop = importlib.import_module("headgate.engine.loop")
     with socket.socket(fileno=arguments.fd) as channel:
-        loop.serve(channel)
+        loop.serve(channel, clock, started)
 
 
 if __name__ == "__main__":
