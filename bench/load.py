@@ -174,7 +174,9 @@ class Run:
     def _result(self, seconds: float, cpu: float, others: float) -> dict[str, object]:
         counts = self.counts
         pieces = {"request": counts.answers, "chunk": counts.chunks}
+        offered = self.options.connections * 1000 / self.options.gap_ms if self.options.mode == "hold" else None
         return {
+            **({"offered_per_s": offered} if offered else {}),
             "seconds": round(seconds, 3),
             "answers": counts.answers,
             "chunks": counts.chunks,
