@@ -39,9 +39,11 @@ def _operation(route: Route, found: dict[type, dict[str, Any]]) -> dict[str, Any
         content["application/json"] = {"schema": found[route.gives]}
     if route.streams:
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    parameters = [{"name": name, "in": "query", "schema": {"type": "string"}} for name in route.query]
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "query", "schema": {"type": "string"}} for name in route.query
+    ]
     if route.path.endswith("{id}"):
-        parameters.append({"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})  # type: ignore[dict-item]
+        parameters.append({"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
     operation: dict[str, Any] = {
         "summary": route.summary,
         "security": [] if route.scope is None else [{"key": []}],

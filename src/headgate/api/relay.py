@@ -52,13 +52,13 @@ async def relay(stream: Stream, encoder: Encoder, sink: Sink, heartbeat_s: float
     row = 0
     try:
         async for item in stream:
-            if type(item) is bytes:
+            if isinstance(item, bytes):
                 raw = True
                 data = item
-            elif raw and type(item) in {Usage, Finish}:
+            elif raw and isinstance(item, Usage | Finish):
                 continue
             else:
-                data = encoder.frames(item)  # type: ignore[arg-type]
+                data = encoder.frames(item)
             if data:
                 await sink.write(data)
                 heart.wrote()

@@ -133,10 +133,7 @@ async def build(
         await fleet.apply(config)
 
         _watch_gauges(metrics, admission, shipper, journal)
-        metrics.watch_each(names.BACKEND_UP, "Whether a backend's last probes were good.", "backend", fleet.up)
-        if inference is not None:
-            for name, documentation, read in inference.gauges():
-                metrics.watch(name, documentation, read)
+        _watch_backends(metrics, fleet, inference)
         stack.push_async_callback(tasks.aclose)
         for work, name in (
             (shipper.run(), "ledger shipper"),
@@ -203,6 +200,12 @@ async def _usage(shipper: Shipper, store: Store, query: UsageQuery) -> list[Usag
 def _log_bug(log: Log, metrics: Metrics, request_id: str, error: BaseException) -> None:
     metrics.bug()
     log.event(names.BUG, "error", request_id=request_id, error="".join(traceback.format_exception(error)))
+
+
+def _watch_backends(metrics: Metrics, fleet: Fleet, inference: Inference | None) -> None:
+    metrics.watch_each(names.BACKEND_UP, "Whether a backend's last probes were good.", "backend", fleet.up)
+    for name, documentation, read in inference.gauges() if inference is not None else []:
+        metrics.watch(name, documentation, read)
 
 
 def _watch_gauges(metrics: Metrics, admission: Admission, shipper: Shipper, journal: Journal) -> None:
