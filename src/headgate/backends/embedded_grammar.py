@@ -10,7 +10,6 @@ from headgate.backends.embedded_prompt import call_head, forced_tools, response_
 from headgate.backends.toolcalls import CLOSE, OPEN
 from headgate.core.request import ChatRequest, Tool
 
-
 _OPENS = {"additionalProperties", "patternProperties", "unevaluatedProperties", "allOf", "anyOf", "oneOf", "$ref"}
 """Keywords by which a schema says itself what other properties there may be."""
 
