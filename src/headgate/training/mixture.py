@@ -26,7 +26,7 @@ SKILLS: MappingProxyType[str, tuple[Sampler, Checker]] = MappingProxyType(
 )
 
 SHARES: MappingProxyType[str, float] = MappingProxyType(
-    {"talk": 0.11, "arithmetic": 0.21, "copying": 0.16, "quote": 0.17, "schema": 0.12, "tools": 0.16, "classify": 0.07}
+    {"talk": 0.10, "arithmetic": 0.21, "copying": 0.13, "quote": 0.18, "schema": 0.14, "tools": 0.14, "classify": 0.10}
 )
 
 

@@ -53,7 +53,7 @@ def sample(rng: random.Random) -> Example:
     listed = _listed(rng, labels)
     standing = rng.random() < 0.3
     turns = [Turn("system", pick(rng, _SYSTEM).format(l=listed))] if standing else []
-    for _ in range(rng.choice((1, 1, 2, 3))):
+    for _ in range(rng.choice((1, 2, 3, 4, 5))):
         label = pick(rng, labels)
         text = _text(rng, pick(rng, groups[label]))
         question = text if standing else pick(rng, _ASK).format(l=listed, x=text, f=family)
