@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,16 @@ import pytest
 from tests.live import Live
 
 NODE = Path(__file__).parent / "node"
-REMEDY = "install Node.js 18 or newer with npm; on Debian: apt-get install nodejs npm"
+BIN = Path(sys.executable).parent
+"""Node.js and npm come as a wheel with the test requirements."""
 
 
 def run(*command: str, folder: Path, environment: dict[str, str] | None = None) -> str:
-    program = shutil.which(command[0])
-    assert program is not None, f"'{command[0]}' is missing: {REMEDY}"
+    program = BIN / command[0]
+    assert program.exists(), f"{program} is missing: run 'make dev', which installs requirements/dev.txt"
+    path = f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     done = subprocess.run(
-        [program, *command[1:]], cwd=folder, env={**os.environ, **(environment or {})},
+        [program, *command[1:]], cwd=folder, env={**os.environ, "PATH": path, **(environment or {})},
         capture_output=True, text=True, timeout=150, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
