@@ -16,6 +16,7 @@ from headgate.core.ports import Backend
 from headgate.core.principal import KeyLimits
 from headgate.pipeline.admission import AdmissionSettings
 from headgate.storage.counters.memory import MemoryCounters
+from tests.clock import VirtualClock
 from tests.pipeline.spine import Spine, Telling, fails, hangs, says, until
 
 TOKENS = 100_000
@@ -38,7 +39,7 @@ def spine(folder: Path, *backends: Backend, concurrency: int = 5) -> Spine:
         backends,
         settings=AdmissionSettings(concurrency=concurrency),
         limits=KeyLimits(tokens_per_minute=TOKENS),
-        counters=Counting(SystemClock()),
+        counters=Counting(VirtualClock()),
     )
 
 

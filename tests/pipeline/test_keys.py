@@ -151,7 +151,7 @@ def test_while_sql_is_away_known_keys_open_and_it_is_said_once(sql_url: str) -> 
         created = await office.keys.create(KeySpec())
         office.keys._store = Away(office.store._sql)
         watch = asyncio.create_task(office.keys.watch(random.Random(2)))
-        for _ in range(10):
+        for _turn in range(10):
             await office.clock.advance(0.7)
         assert office.opens(created.key)
         assert len([line for line in office.lines if "keys.stale" in line]) == 1

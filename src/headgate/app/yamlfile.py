@@ -45,7 +45,7 @@ class YamlFile:
 
     def error(self, message: str) -> ConfigError:
         """A validation message of msgspec, with its place in the file instead of its JSON path."""
-        match = re.search(r" - at `(?:key in )?\$(.*?)`$", message)
+        match = re.search(r" - at `(?:key` in `)?\$(.*?)`$", message)
         path = _parse(match.group(1)) if match else ()
         text = message[: match.start()] if match else message
         unknown = re.search(r"unknown field `(.*)`", text)
