@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import cast
 
+import httptools
 import uvloop
 
 from bench.process import GATEWAY_CORE, core_busy_seconds, cpu_seconds, memory_mb
@@ -33,7 +34,6 @@ LATE_SECONDS = 5.0
 """How long answers may still come after the window."""
 Begin = Callable[[], None]
 """Called when the window opens."""
-_END = b"\r\n0\r\n\r\n"
 _TEXT = "Please summarise the following text in three short sentences for a busy reader. "
 
 
@@ -210,6 +210,8 @@ class Client(asyncio.Protocol):
         self.busy = False
         self.counted = False
         self._leaving = False
+        self._now = 0
+        self._parser = httptools.HttpResponseParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -220,8 +222,6 @@ class Client(asyncio.Protocol):
         self.busy = True
         self._since = since
         self._first = 0
-        self._head: bytes | None = b""
-        self._left = -1
         self._chunks = 0
         self._tail = b""
         self._transport.write(self._run.request)
@@ -233,37 +233,20 @@ class Client(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.open = False
         if self.busy and not self._leaving:
-            self._end(False, time.monotonic_ns())
+            self._end(False)
 
     def data_received(self, data: bytes) -> None:
-        now = time.monotonic_ns()
-        if self._head is not None:
-            data = self._head + data
-            end = data.find(b"\r\n\r\n")
-            if end < 0:
-                self._head = data
-                return
-            self._read_head(data[:end].lower())
-            data = data[end + 4 :]
-            if not data and self._left != 0:
-                return
-        if not self._first:
-            self._first = now
-        if self._left >= 0:
-            self._left -= len(data)
-            if self._left <= 0:
-                self._end(self._good and self._left == 0, now)
+        self._now = time.monotonic_ns()
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._transport.abort()  # counts as wrong when it is lost
+
+    def on_body(self, data: bytes) -> None:
+        """A gateway may cut chunks anew, so a stamp may come in two pieces."""
+        self._first = self._first or self._now
+        if not self._run.options.chunks:
             return
-        self._read_chunked(data, now)
-
-    def _read_head(self, head: bytes) -> None:
-        self._head = None
-        self._good = head.startswith(b"http/1.1 200 ")
-        if b"transfer-encoding: chunked" not in head:
-            at = head.index(b"content-length:")
-            self._left = int(head[at + 15 :].split(b"\r", 1)[0])
-
-    def _read_chunked(self, data: bytes, now: int) -> None:
         counts, counting = self._run.counts, self._run.counting
         data = self._tail + data
         at = data.find(STAMP)
@@ -273,16 +256,18 @@ class Client(asyncio.Protocol):
             known = at + STAMP_BYTES
             if counting:
                 counts.chunks += 1
-                counts.transit.append(now - int(data[at + 3 : at + 19], 16))
+                counts.transit.append(self._now - int(data[at + 3 : at + 19], 16))
             at = data.find(STAMP, known)
-        self._tail = data[max(known, len(data) - 64) :]  # room for a stamp, or for the end of the stream
-        if data.endswith(_END):
-            whole = b"[DONE]" in data and self._chunks == self._run.options.chunks
-            self._end(self._good and whole, now)
+        self._tail = data[max(known, len(data) - STAMP_BYTES) :]
 
-    def _end(self, good: bool, now: int) -> None:
+    def on_message_complete(self) -> None:
+        wanted = self._run.options.chunks
+        whole = b"[DONE]" in self._tail and self._chunks == wanted if wanted else self._first > 0
+        self._end(whole and self._parser.get_status_code() == 200)
+
+    def _end(self, good: bool) -> None:
         self.busy = False
-        self._run.done(self, good, self._since, self._first, now)
+        self._run.done(self, good, self._since, self._first, self._now)
 
 
 async def main(options: argparse.Namespace) -> None:

@@ -81,9 +81,10 @@ def measure(test: Test, subject: Subject, mock: Subject, seconds: float) -> Row:
         finally:
             stop(load)
         text = out.read_text()
-    if load.returncode != 0:
-        raise RuntimeError(f"the load of {test.name} on {subject.name} failed:\n{text}")
-    return {"test": test.name, "subject": subject.name, "realtime": ahead, **json.loads(text)}
+    try:
+        return {"test": test.name, "subject": subject.name, "realtime": ahead, **json.loads(text)}
+    except json.JSONDecodeError as error:
+        raise RuntimeError(f"the load of {test.name} on {subject.name} failed:\n{text}") from error
 
 
 def rounds(subjects: Sequence[Subject], mock: Subject, chosen: Sequence[Test], count: int, seconds: float) -> list[Row]:
