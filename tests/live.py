@@ -53,7 +53,7 @@ class Live:
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """The log's lines so far."""
-        lines = [json.loads(line) for line in self.log_path.read_text().splitlines() if line.startswith("{")]
+        lines = [json.loads(line) for line in self.log_path.read_text().split("\n") if line.startswith("{")]
         return [line for line in lines if name is None or line["event"] == name]
 
     def get(self, path: str, key: str | None = None) -> tuple[int, bytes]:

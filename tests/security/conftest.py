@@ -12,7 +12,7 @@ from tests.upstream.process import upstream
 UPSTREAM_KEY = "sk-upstream-canary-5a5a5a5a5a5a5a5a"
 CONFIG = """
 discover: false
-server: {{head_s: 1.0, body_window_s: 1.0, linger_s: 0.3}}
+server: {{head_s: 1.0, body_window_s: 1.0, linger_s: 0.1, idle_s: 1.0}}
 backends:
   - {{name: script, kind: scripted}}
   - {{name: up, base_url: "{upstream}", api_key_env: UP_KEY}}

@@ -36,7 +36,7 @@ def check_head(request: Request, settings: ServerSettings) -> None:
     if host is None:
         if request.version == "1.1":
             raise BadCall("A request needs a Host header.", code="invalid_host")
-    elif _BAD_HOST.search(host):
+    elif _BAD_HOST.search(host.strip(b" \t")):
         raise BadCall("The Host header holds characters that no host name has.", code="invalid_host")
     transfer = request.header(b"transfer-encoding")
     if transfer is not None:

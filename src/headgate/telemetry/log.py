@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, Literal
@@ -14,6 +15,8 @@ Level = Literal["debug", "info", "warning", "error"]
 _RANK: dict[Level, int] = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 FIELD_LIMIT = 8_192
 """Characters kept of one text field: a traceback fits, a prompt that slipped in does not flood the disk."""
+_DECEPTIVE = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""What JSON lets stand and a terminal obeys, or a reader of lines takes for a line's end."""
 _SECRET_FIELDS = frozenset({"authorization", "api_key", "key", "credential", "secret", "password", "cookie"})
 
 
@@ -39,10 +42,16 @@ class Log:
                 value = value[:FIELD_LIMIT] + "…"
             line[field] = value
         try:
-            text = self._encode(line).decode()
+            text = _plain(self._encode(line))
         except UnicodeEncodeError:  # a lone surrogate, as in a file name that is no UTF-8
             text = json.dumps(line, default=str)
         self._write(text + "\n")
+
+
+def _plain(line: bytes) -> str:
+    if line.isascii() and b"\x7f" not in line:
+        return line.decode()
+    return _DECEPTIVE.sub(lambda found: f"\\u{ord(found[0]):04x}", line.decode())
 
 
 def _to_stderr(line: str) -> None:
