@@ -55,7 +55,7 @@ BAD = [
     ("no weight", "routes:\n- model: m\n  targets: [{backend: embedded, weight: 0}]\n", 2, "Raise one"),
     ("negative weight", "routes:\n- model: m\n  targets:\n  - {backend: embedded, weight: -1}\n", 4, "weight"),
     ("no targets", "routes:\n- {model: m, targets: []}\n", 2, "targets"),
-    ("a bool for a name", "backends:\n- name: no\n", 2, "got `bool`"),
+    ("a bool for a name", "backends:\n- name: no\n", 2, "got `bool` in 'backends.0.name'. Put the value in quotes"),
 ]  # fmt: skip
 
 

@@ -54,8 +54,9 @@ class YamlFile:
             text = f"unknown setting '{unknown.group(1)}'"
         place = ".".join(str(part) for part in path)
         where = f" in '{place}'" if place and not unknown else ""
+        quote = " Put the value in quotes." if text.startswith("Expected `str`, got `") else ""
         return ConfigError(
-            f"{self.path}:{self.line_of(path)}: {text}{where}. 'headgate config schema' lists every setting."
+            f"{self.path}:{self.line_of(path)}: {text}{where}.{quote} 'headgate config schema' lists every setting."
         )
 
     def _walk(self, node: yaml.Node, path: Path_) -> None:
