@@ -142,7 +142,7 @@ class Bodied(Telling):
 
 
 class Spine:
-    """A gateway over backends; keeps what was logged. Without routes, model `m` goes to all backends in order."""
+    """A gateway over backends; keeps what was logged. Model `m` goes to all of them, in order."""
 
     def __init__(
         self,
@@ -152,13 +152,10 @@ class Spine:
         script: Script | None = None,
         settings: AdmissionSettings | None = None,
         limits: KeyLimits | None = None,
-        clock: Clock | None = None,
         counters: Counters | None = None,
-        prices: Sequence[Price] = (PRICED,),
-        routes: RouteTable | None = None,
         principal: Principal | None = None,
     ) -> None:
-        self.clock = clock or SystemClock()
+        self.clock: Clock = SystemClock()
         self.lines: list[dict[str, Any]] = []
         self.text = ""
         rng = random.Random(7)
@@ -169,7 +166,7 @@ class Spine:
         self.meter = Meter(
             self.clock,
             Ids(self.clock, rng),
-            PriceTable(PriceBook("v1", tuple(prices))),
+            PriceTable(PriceBook("v1", (PRICED,))),
             self.journal,
             self.metrics,
             log,
@@ -183,7 +180,7 @@ class Spine:
             self.auth, self.admission, Dispatch(self.clock, self.backends), self.meter, self.clock, rng
         )
         first, *others = [Target(name, "m") for name in self.backends]
-        self.gateway.routes = routes or RouteTable(1, {"m": Route("m", (first,), tuple(others))})
+        self.gateway.routes = RouteTable(1, {"m": Route("m", (first,), tuple(others))})
 
     def _keep(self, line: str) -> None:
         self.text += line

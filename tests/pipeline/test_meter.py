@@ -12,6 +12,7 @@ from headgate.core.errors import Forbidden, HeadgateError, NotFound, OverLimit, 
 from headgate.core.events import Finish, Text
 from headgate.core.principal import KeyLimits, Principal
 from headgate.core.usage import Usage
+from headgate.pipeline.prices import PriceBook, PriceTable
 from tests.pipeline.spine import KEY, PROMPT, Bodied, Spine, Telling, fails, read, says
 
 
@@ -47,7 +48,8 @@ def test_the_receipt_is_written_before_the_answer_ends(tmp_path: Path) -> None:
 
 def test_an_unknown_price_is_null_and_never_zero(tmp_path: Path) -> None:
     async def main() -> None:
-        spine = Spine(tmp_path, prices=())
+        spine = Spine(tmp_path)
+        spine.meter.prices = PriceTable(PriceBook("v2"))
         await spine.whole()
         assert spine.receipts()[0].cost_usd is None
         assert spine.receipts()[0].price_version is None
