@@ -248,13 +248,3 @@ def test_head_and_first_frame_leave_together() -> None:
             first = wire.socket.recv(65536)
             assert b"\r\n\r\n" in first
             assert b"data: " in first
-
-
-def test_a_call_ends_at_its_deadline_and_says_so() -> None:
-    with House(default_timeout_s=0.2) as house:
-        house.gateway.answers["forever"] = forever
-        whole = house.chat("forever")
-        assert (whole.status, whole.error["code"]) == (504, "deadline_exceeded")
-        streamed = house.chat("forever", stream=True)
-        assert json.loads(streamed.frames[-1])["error"]["code"] == "deadline_exceeded"
-        assert [reply.closes for reply in house.gateway.replies] == [1, 1]

@@ -7,7 +7,7 @@ from headgate.api.relay import fold, relay
 from headgate.api.wire.calls import Head, read_head
 from headgate.api.wire.encoding import DONE, Encoder, Fold
 from headgate.core.call import Call
-from headgate.core.errors import BadCall, Bug, HeadgateError, UpstreamTimeout
+from headgate.core.errors import BadCall, Bug, HeadgateError
 from headgate.core.reply import Reply
 
 SMALL_BODY = 64 * 1024
@@ -37,11 +37,7 @@ async def answer(exchange: Exchange, shape: Shape) -> None:
     reply = await services.gateway.handle(call)
     reason: HeadgateError | None = None
     try:
-        async with call.deadline.within(services.clock):
-            last = await _send(exchange, shape, call, reply)
-    except TimeoutError as error:
-        reason = UpstreamTimeout("The call's deadline passed before its answer was complete.", code="deadline_exceeded")
-        raise reason from error
+        last = await _send(exchange, shape, call, reply)
     except HeadgateError as error:
         reason = error
         raise
