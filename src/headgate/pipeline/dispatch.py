@@ -4,7 +4,7 @@ Falling back is possible only before the first byte: what comes after belongs to
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 
 from headgate.core.call import Call
@@ -76,8 +76,10 @@ class Dispatch:
             return
         first = await _first(answer.stream)
         attempt.first_piece()
-        rest = _Rest(first, answer.stream, call.deadline.remaining(self._clock))
-        reply.own(rest.close)
+        alarm = _Alarm(call.deadline.remaining(self._clock))
+        reply.own(alarm.stop)
+        rest = _until(alarm, first, answer.stream)
+        reply.own(rest.aclose)
         stream = attempt.watch(rest)
         reply.own(stream.aclose)
         reply.stream = stream
@@ -108,50 +110,51 @@ async def _first(stream: Stream) -> Event | bytes:
     raise Truncated("The model's answer ended before it began.")
 
 
-class _Rest:
-    """The first piece again, then the others, until the deadline: then `UpstreamTimeout`.
+class _Alarm:
+    """Cancels whoever waits for a piece when the deadline comes.
 
-    One timer for the whole stream, where a scope around each piece would cost more than passing it on. It cancels
-    whoever waits for a piece, and takes the cancellation back, as `asyncio.timeout` does.
+    One timer for the whole stream, where a scope around each piece would cost more than passing it on.
     """
 
-    def __init__(self, first: Event | bytes, rest: Stream, seconds: float) -> None:
-        self._first: Event | bytes | None = first
-        self._rest = rest
-        self._expired = False
-        self._waiter: asyncio.Task[object] | None = None
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
+    def __init__(self, seconds: float) -> None:
+        self.rang = False
+        self.waiter: asyncio.Task[object] | None = None
+        self._cancellations = 0
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._ring)
 
-    def __aiter__(self) -> "_Rest":
-        return self
+    def _ring(self) -> None:
+        self.rang = True
+        if self.waiter is not None:
+            self._cancellations = self.waiter.cancelling()
+            self.waiter.cancel()
 
-    async def __anext__(self) -> Event | bytes:
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
-        self._refuse_if_late()
-        task = self._waiter = asyncio.current_task()
-        before = task.cancelling() if task is not None else 0
-        try:
-            return await anext(self._rest)
-        except asyncio.CancelledError as error:
-            if self._expired and task is not None and task.uncancel() <= before:
-                raise _too_late() from error
-            raise
-        finally:
-            self._waiter = None
+    def taken_back(self) -> bool:
+        """Whether a cancellation was ours alone, which ends with this, as `asyncio.timeout` does it."""
+        return self.rang and self.waiter is not None and self.waiter.uncancel() <= self._cancellations
 
-    def _refuse_if_late(self) -> None:
-        if self._expired:
-            raise _too_late()
-
-    def close(self) -> None:
+    def stop(self) -> None:
         self._timer.cancel()
 
-    def _expire(self) -> None:
-        self._expired = True
-        if self._waiter is not None:
-            self._waiter.cancel()
+
+async def _until(alarm: _Alarm, first: Event | bytes, rest: Stream) -> AsyncGenerator[Event | bytes]:
+    """The first piece again, then the others. Raises `UpstreamTimeout` at the deadline."""
+    yield first
+    if alarm.rang:
+        raise _too_late()
+    try:
+        alarm.waiter = asyncio.current_task()
+        async for item in rest:
+            alarm.waiter = None
+            yield item
+            if alarm.rang:
+                raise _too_late()
+            alarm.waiter = asyncio.current_task()
+    except asyncio.CancelledError as error:
+        if alarm.taken_back():
+            raise _too_late() from error
+        raise
+    finally:
+        alarm.waiter = None
 
 
 def _too_late() -> UpstreamTimeout:
