@@ -34,11 +34,10 @@ ENDLESS = 1_000_000
 
 @dataclass(frozen=True)
 class Test:
-    """One kind of load. `paced`: it comes at its own speed, so that others' work must not hold it up."""
+    """One kind of load: what `bench.load` is told."""
 
     name: str
     arguments: tuple[str, ...]
-    paced: bool = False
 
 
 def tests() -> list[Test]:
@@ -50,13 +49,12 @@ def tests() -> list[Test]:
             Test(
                 f"hold{streams}",
                 ("hold", "--connections", str(streams), "--chunks", str(ENDLESS), "--gap-ms", "20"),
-                paced=True,
             )
             for streams in (20, 100, 200)
         ),
-        Test("open50", ("open", "--rate", "50"), paced=True),
-        Test("open200", ("open", "--rate", "200"), paced=True),
-        Test("ttft", ("closed", "--connections", "1", "--chunks", "3", "--gap-ms", "20"), paced=True),
+        Test("open50", ("open", "--rate", "50")),
+        Test("open200", ("open", "--rate", "200")),
+        Test("ttft", ("closed", "--connections", "1", "--chunks", "3", "--gap-ms", "20")),
     ]
 
 
@@ -72,11 +70,7 @@ def measure(test: Test, subject: Subject, mock: Subject, seconds: float) -> Row:
         out = Path(folder) / "load"
         load = start(command, LOAD_CORE, out)
         try:
-            if test.paced:
-                with realtime([*pids, mock.process.pid, load.pid]) as ahead:
-                    load.wait(seconds + PATIENCE_SECONDS)
-            else:
-                ahead = False
+            with realtime([*pids, mock.process.pid, load.pid]) as ahead:
                 load.wait(seconds + PATIENCE_SECONDS)
         finally:
             stop(load)
