@@ -1,6 +1,7 @@
 """Many streams at once through one worker: every byte right, memory bounded, nothing left behind."""
 
 import asyncio
+import json
 import random
 from contextlib import suppress
 from typing import Any
@@ -129,3 +130,82 @@ def test_readers_that_stop_reading_cost_bounded_memory_and_stall_the_upstream(ga
     asyncio.run(hold())
     gate.settle()
     until(lambda: get(model_server, "/stats")["open"] == 0)
+
+
+def marked(number: int) -> dict[str, Any]:
+    """A call whose answer says whose it is."""
+    rng = random.Random(number)
+    model = rng.choice(["ok", "scripted"])
+    return chat(
+        model, f"this is call {number} and no other, " + "so it is " * rng.randrange(30), stream=rng.random() < 0.5
+    )
+
+
+async def ask_or_leave(live: Live, number: int, room: asyncio.Semaphore) -> bool:
+    """True where the answer was read whole, and was this caller's own. One in five leaves at a random moment."""
+    body = marked(number)
+    rng = random.Random(-number)
+    patience = rng.uniform(0.0, 0.02) if rng.random() < 0.2 else 60.0
+    async with room:
+        try:
+            async with asyncio.timeout(patience):
+                async with ask(live.port, live.key, body) as answer:
+                    heard = await answer.body()
+        except TimeoutError:
+            return False
+    text = said(heard) if body["stream"] else json.loads(heard)["choices"][0]["message"]["content"]
+    assert text == body["messages"][0]["content"]
+    return True
+
+
+def said(stream: bytes) -> str:
+    frames = [frame.removeprefix("data: ") for frame in stream.decode().split("\n\n")[:-2]]
+    return "".join(json.loads(frame)["choices"][0]["delta"].get("content") or "" for frame in frames)
+
+
+def answers_reach_who_asked(live: Live, count: int) -> None:
+    async def all_of_them() -> list[bool]:
+        room = asyncio.Semaphore(40)
+        return await asyncio.gather(*(ask_or_leave(live, number, room) for number in range(1, count + 1)))
+
+    whole = asyncio.run(all_of_them())
+    print(f"{sum(whole)} of {count} answers read whole, each its caller's own")
+    assert count * 0.7 <= sum(whole) < count
+    live.settle()
+
+
+def test_no_answer_reaches_another_caller_when_some_leave(gate: Live) -> None:
+    answers_reach_who_asked(gate, 1_000)
+
+
+@pytest.mark.prove
+def test_no_answer_of_twenty_thousand_reaches_another_caller_when_some_leave(gate: Live) -> None:
+    answers_reach_who_asked(gate, 20_000)
+
+
+@pytest.mark.parametrize("model", ["ok", "scripted"])
+def test_leaving_after_any_number_of_bytes_ends_the_call_once(gate: Live, model_server: str, model: str) -> None:
+    body = chat(model, "hello to you", stream=True)
+
+    async def length() -> int:
+        async with ask(gate.port, gate.key, body) as answer:
+            return len(await answer.body())
+
+    async def leave_after(count: int) -> str:
+        async with ask(gate.port, gate.key, body) as answer:
+            await answer.reader.readexactly(count)
+            return answer.request_id
+
+    async def at_every_byte() -> list[str]:
+        ids: list[str] = []
+        places = range(0, await length(), 5)
+        for start in range(0, len(places), 30):
+            ids += await asyncio.gather(*(leave_after(count) for count in places[start : start + 30]))
+        return ids
+
+    ids = asyncio.run(at_every_byte())
+    assert len(ids) > 100
+    gate.settle()
+    until(lambda: get(model_server, "/stats")["open"] == 0)
+    done = [line["request_id"] for line in gate.events("call.done")]
+    assert [done.count(id_) for id_ in ids] == [1] * len(ids)

@@ -101,9 +101,10 @@ def headers(rng: random.Random, key: str) -> list[str]:
     lines = [f"Authorization: Bearer {key}"] if rng.random() < 0.95 else []
     odd = (
         "x-headgate-timeout-s: nan", "x-headgate-timeout-s: 5", "x-stainless-retry-count: 99999",
-        "Idempotency-Key: \xff", "Content-Type: text/plain", "Content-Type: application/json; charset=utf-16", "Content-Encoding: gzip",
-        "Accept: nothing", "Expect: 200-ok", "Range: bytes=0-", "Upgrade: h2c", "x-api-key: other", "Origin: null",
-        "Cookie: " + "a" * 5_000, "X-Client-Request-Id: \x80", "Accept-Encoding: br;q=2", "If-Match: *",
+        "Idempotency-Key: \xff", "Content-Type: text/plain", "Content-Type: application/json; charset=utf-16",
+        "Content-Encoding: gzip", "Accept: nothing", "Expect: 200-ok", "Range: bytes=0-", "Upgrade: h2c",
+        "x-api-key: other", "Origin: null", "Cookie: " + "a" * 5_000, "X-Client-Request-Id: \x80",
+        "Accept-Encoding: br;q=2", "If-Match: *",
     )  # fmt: skip
     if rng.random() < 0.15:
         lines.append(rng.choice(odd))
