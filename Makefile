@@ -61,10 +61,11 @@ bench: $(VENV)/.dev ## what Headgate itself costs: CPU per request and per chunk
 	$(BIN)/python -m bench.overhead $(ARGS)
 
 prove: $(VENV)/.dev ## the long proofs: kill storms, thousands of streams, 10,000 fuzzed requests
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --disable-pip-version-check -q torch==2.13.0
 	$(BIN)/python -m pytest -m prove --timeout 1800 $(ARGS)
 
 train: $(VENV)/.base ## retrain the bundled model (installs PyTorch)
-	$(BIN)/python -m pip install --disable-pip-version-check -q '.[train]'
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --disable-pip-version-check -q torch==2.13.0
 	$(BIN)/headgate train $(ARGS)
 
 lock: $(VENV)/.dev ## resolve requirements/*.txt again (needs uv)
