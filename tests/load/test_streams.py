@@ -28,7 +28,7 @@ async def one_stream(live: Live, body: dict[str, Any], begun: asyncio.Barrier) -
 
 async def at_once(live: Live, count: int) -> float:
     """All streams are open before any goes on. Gives the gateway's peak of memory in MB."""
-    bodies = [chat("ok:ms=120", own_text(number), stream=True) for number in range(count)]
+    bodies = [chat("ok:ms=60", own_text(number), stream=True) for number in range(count)]
     begun = asyncio.Barrier(count)
     told = await asyncio.gather(*(one_stream(live, body, begun) for body in bodies))
     for body, heard in zip(bodies, told, strict=True):

@@ -1,5 +1,6 @@
 """The settings of a backend, and the one table from kinds to what builds them."""
 
+import re
 import ssl
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -14,6 +15,8 @@ from headgate.backends.scripted import ScriptedBackend
 from headgate.core.clock import Clock
 from headgate.core.deadline import Timeouts
 from headgate.core.ports import Backend
+
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 
 
 class BackendSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,6 +77,8 @@ def _openai(settings: BackendSettings, env: Mapping[str, str]) -> OpenAISettings
     variable = settings.api_key_env or (provider.api_key_env if provider is not None else None)
     key = env.get(variable, "").strip() if variable is not None else ""
     if variable is not None and not key:
+        if not _VARIABLE.fullmatch(variable):  # most likely the key itself: it may not be repeated
+            raise ValueError("api_key_env takes the name of an environment variable, not the key; no such one is set")
         raise ValueError(f"the environment variable {variable} is not set")
     headers = dict(settings.headers)
     if settings.organization is not None:
