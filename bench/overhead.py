@@ -117,13 +117,15 @@ def run(options: argparse.Namespace) -> None:
             subjects.append(yardstick)
             stack.callback(yardstick.close)
         chosen = [test for test in tests() if not options.tests or test.name in options.tests]
+        facts = report.facts(
+            {subject.name: subject.version for subject in subjects}
+        )  # the commit that runs, not a later
         rows = rounds(subjects, mock, chosen, options.rounds, options.seconds)
     names = [subject.name for subject in subjects]
     print(report.table(rows, names))
     if options.json:
-        versions = {subject.name: subject.version for subject in subjects}
         result = {
-            **report.facts(versions),
+            **facts,
             "command": sys.argv[1:],
             "summary": report.summary(rows, names),
             "rows": rows,

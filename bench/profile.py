@@ -46,7 +46,8 @@ def _load(subject: Subject, arguments: tuple[str, ...], seconds: float, out: Pat
 def _tables(file: Path) -> str:
     own: dict[str, float] = defaultdict(float)
     functions = []
-    for (path, _, name), (_, calls, seconds, _, _) in pstats.Stats(str(file)).stats.items():  # type: ignore[attr-defined]
+    stats = vars(pstats.Stats(str(file)))["stats"]
+    for (path, _, name), (_, calls, seconds, _, _) in stats.items():
         room = _room(path, name)
         if room != "start":
             own[room] += seconds
