@@ -98,7 +98,8 @@ def chat(model: str, text: str, **fields: Any) -> dict[str, Any]:
 
 def told_by_upstream(body: dict[str, Any]) -> bytes:
     """The stream that the fake upstream gives for this body, byte for byte."""
-    exchange = Exchange(None, None, body)  # type: ignore[arg-type]
+    nobody: Any = None
+    exchange = Exchange(nobody, nobody, body)
     _, _, options = body["model"].partition(":")
     exchange.options = dict(option.split("=", 1) for option in options.split(",") if "=" in option)
     return b"".join(b"data: " + data + b"\n\n" for data in chunks(exchange))
