@@ -70,7 +70,8 @@ def test_a_stream_says_the_same_as_the_whole_answer(sdk: Sdk) -> None:
 
 
 def test_the_same_seed_gives_the_same_answer(sdk: Sdk) -> None:
-    fields: Any = {"temperature": 1.5, "max_tokens": 24, "n": 2}
+    story = [{"role": "user", "content": "Tell me a story"}]
+    fields: Any = {"messages": story, "temperature": 2, "top_p": 1, "max_tokens": 32, "n": 2}
     first, again = ([choice.message.content for choice in sdk.chat(seed=7, **fields).choices] for _ in range(2))
     assert first == again
     assert len({sdk.chat(seed=seed, **fields).choices[0].message.content for seed in range(4)}) > 1
