@@ -21,6 +21,7 @@ class Facts(msgspec.Struct, frozen=True):
     seed: int
     table_seed: int
     now: float
+    note: str = ""
 
 
 def write(facts: Facts, scores: Sequence[Score]) -> str:
@@ -59,7 +60,7 @@ Small talk is the exception: its questions are a closed set that is trained on w
     headgate train
 
 Seed {facts.seed}, {facts.steps:,} steps, {facts.tokens / 1e6:.1f} million tokens, {facts.seconds / 60:.0f} minutes on
-two CPU cores.
+two shared CPU cores.{" " + facts.note if facts.note else ""}
 
 ## What it can do
 

@@ -76,7 +76,7 @@ def cook(settings: TrainSettings, report: Callable[[str], None], clock: Clock) -
     scores = trainer.scores(settings.seed + 1000, settings.table_count)
     facts = card.Facts(
         parameters=shape.parameters(), shape=shape, steps=trained.steps, tokens=trained.tokens, seconds=trained.seconds,
-        seed=settings.seed, table_seed=settings.seed + 1000, now=clock.now(),
+        seed=settings.seed, table_seed=settings.seed + 1000, now=clock.now(), note=settings.note,
     )  # fmt: skip
     (folder / "README.md").write_text(card.write(facts, scores), encoding="utf-8")
     report(f"written to {folder}")

@@ -11,7 +11,10 @@ from headgate.core.clock import Clock, SystemClock
 
 
 class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `headgate train` can be told. `work` keeps the checkpoint; a run goes on from it when `resume` is set."""
+    """What `headgate train` can be told. `work` keeps the checkpoint; a run goes on from it when `resume` is set.
+
+    `note` is put into the model card, under how the model was made.
+    """
 
     out: str = "headgate-demo"
     work: str = "headgate-train"
@@ -34,6 +37,7 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     check_count: int = 40
     table_count: int = 300
     resume: bool = False
+    note: str = ""
 
 
 class TorchMissing(RuntimeError):
