@@ -100,6 +100,27 @@ def test_a_stream_cut_short_anywhere_is_truncated_after_whole_frames(places: lis
         assert type(reader.error) is Truncated
 
 
+@pytest.mark.parametrize("usage", [False, True])
+@pytest.mark.parametrize("error", [b"", b'{"error":{"message":"no"}}', b"no JSON", b"7"])
+def test_an_event_a_read_gives_the_same_as_byte_by_byte(usage: bool, error: bytes) -> None:
+    events = [part + b"\n\n" for part in (stream(error) + GOOD if error else GOOD).split(b"\n\n") if part]
+    events = [b": the start\n\n", events[-4], *events]
+    outcomes = []
+    for pieces in events, [bytes([byte]) for event in events for byte in event]:
+        progress = Progress()
+        reader = FrameReader(Expectation(usage=usage), progress)
+        items = [item for piece in pieces for item in reader.feed(piece)]
+        outcomes.append((items, progress, reader.frames, reader.ended, repr(reader.error)))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_an_event_in_one_read_passes_as_the_very_bytes_that_came() -> None:
+    reader = FrameReader(Expectation(), Progress())
+    reader.feed(stream(delta("first")))
+    frame = stream(delta("Zürich 🌇"))
+    assert reader.feed(frame)[0] is frame
+
+
 @given(st.lists(st.binary(max_size=60), max_size=6))
 def test_no_bytes_break_the_reader(pieces: list[bytes]) -> None:
     reader = FrameReader(Expectation(), Progress())

@@ -52,6 +52,30 @@ def test_no_bytes_break_the_decoder(pieces: list[bytes]) -> None:
         assert b"\r" not in event.data
 
 
+@given(
+    st.lists(st.sampled_from([b"data: a\n\n", b"\r", b"\n"]) | st.binary(max_size=9), max_size=4),
+    st.binary(max_size=12),
+    st.sampled_from([b"\n\n", b"\n", b"\r\n\r\n"]),
+)
+def test_what_is_taken_for_a_lone_event_is_one_whatever_came_before(
+    before: list[bytes], data: bytes, end: bytes
+) -> None:
+    decoder = SseDecoder()
+    decode_all(decoder, before)
+    piece = b"data: " + data + end
+    lone = decoder.lone(piece)
+    assert lone is None or decoder.feed(piece) == [SseEvent(lone)]
+
+
+def test_a_plain_event_in_one_read_is_a_lone_event() -> None:
+    decoder = SseDecoder(limit_bytes=100)
+    decode_all(decoder, [b": the start\n\n"])
+    assert decoder.lone(b'data: {"a":1}\n\n') == b'{"a":1}'
+    assert decoder.lone(b"data: " + b"x" * 101 + b"\n\n") is None
+    decode_all(decoder, [b"event: error\n"])
+    assert decoder.lone(b"data: a\n\n") is None
+
+
 @pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n"])
 def test_a_last_event_without_its_blank_line_is_not_lost(ending: bytes) -> None:
     assert decode([b"data: a\n\ndata: b" + ending]) == [SseEvent(b"a"), SseEvent(b"b")]

@@ -94,6 +94,9 @@ class FrameReader:
         self.frames = 0
 
     def feed(self, data: bytes) -> list[Event | bytes]:
+        lone = self._decoder.lone(data)
+        if lone is not None and not (self.ended or lone.startswith(b"[DONE]")):
+            return self._pass(data, lone)
         try:
             events = self._decoder.feed(data)
         except EventTooLarge as error:
@@ -113,6 +116,18 @@ class FrameReader:
                 self._fail(cut_short(), None)
         return items
 
+    def _pass(self, frame: bytes, data: bytes) -> list[Event | bytes]:
+        """A read that is one event passes as it came, unless something has to be cut out of it."""
+        items: list[Event | bytes] = []
+        try:
+            shown = self._frame(data, b"", items)
+        except HeadgateError as error:
+            self._fail(error, error.__cause__)
+            return items
+        if shown is not None:
+            items.insert(0, frame if shown is data else b"data: %b\n\n" % shown)
+        return items
+
     def _read(self, events: list[SseEvent], *, last: bool = False) -> list[Event | bytes]:
         frames: list[bytes] = []
         items: list[Event | bytes] = []
@@ -123,7 +138,7 @@ class FrameReader:
                 items += self._done()
                 break
             try:
-                frame = self._frame(event, items)
+                frame = self._frame(event.data, event.event, items)
             except HeadgateError as error:
                 if not last or error.code != "upstream_bad_answer":  # at the very end it may be a piece of an event
                     self._fail(error, error.__cause__)
@@ -134,9 +149,8 @@ class FrameReader:
             items.insert(0, frames[0] if len(frames) == 1 else b"".join(frames))
         return items
 
-    def _frame(self, event: SseEvent, items: list[Event | bytes]) -> bytes | None:
+    def _frame(self, data: bytes, name: bytes, items: list[Event | bytes]) -> bytes | None:
         """Looks into one frame: its events are added to `items`, and what the caller shall see of it is returned."""
-        data = event.data
         try:
             if not data.isascii():
                 data.decode()
@@ -144,7 +158,7 @@ class FrameReader:
         except Undecodable as error:
             raise Upstream("the model server sent an event that is not JSON", code="upstream_bad_answer") from error
         told, used = given(chunk.error), given(chunk.usage)
-        if told is not None or event.event == b"error":
+        if told is not None or name == b"error":
             raise error_in(told if told is not None else Raw(data), self._expected.secret)
         self.frames += 1
         choices = chunk.choices

@@ -26,6 +26,18 @@ class SseDecoder:
         self._after_cr = False
         self._at_start = True
 
+    def lone(self, data: bytes) -> bytes | None:
+        """The data of the one event that these bytes are, where that is plain: most reads. Else None: `feed` them."""
+        plain = (
+            data.startswith(b"data: ")
+            and data.find(b"\n") == len(data) - 2
+            and data.endswith(b"\n\n")
+            and b"\r" not in data
+            and 8 < len(data) <= self._limit
+            and not (self._held or self._after_cr or self._at_start)
+        )
+        return data[6:-2] if plain else None
+
     def feed(self, data: bytes) -> list[SseEvent]:
         """The events completed by these bytes. Raises `EventTooLarge`."""
         if self._after_cr or b"\r" in data:
