@@ -5,14 +5,10 @@ import random
 from headgate.core.clock import Clock
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: no i, l, o, u
-
-
-def _base32(value: int, length: int) -> str:
-    out = []
-    for _ in range(length):
-        out.append(_ALPHABET[value & 31])
-        value >>= 5
-    return "".join(reversed(out))
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+"""The text of each ten bits."""
+_SHIFTS = range(120, -1, -10)
+"""An id's 130 bits, ten at a time."""
 
 
 class Ids:
@@ -26,5 +22,6 @@ class Ids:
         self._rng = rng
 
     def new(self, prefix: str) -> str:
-        milliseconds = int(self._clock.now() * 1000)
-        return f"{prefix}_{_base32(milliseconds, 10)}{_base32(self._rng.getrandbits(80), 16)}"
+        bits = int(self._clock.now() * 1000) << 80 | self._rng.getrandbits(80)
+        text = "".join([_PAIRS[bits >> shift & 1023] for shift in _SHIFTS])
+        return f"{prefix}_{text}"

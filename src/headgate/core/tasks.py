@@ -55,6 +55,10 @@ async def finish(work: Coroutine[Any, Any, Any], seconds: float) -> None:
     cancelled: asyncio.CancelledError | None = None
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
+    try:
+        await asyncio.sleep(0)  # most clean-up ends in its first turn, which comes before ours: it needs no timer
+    except asyncio.CancelledError as error:
+        cancelled = error
     while not task.done():
         left = end - loop.time()
         if left <= 0:

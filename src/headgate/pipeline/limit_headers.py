@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from headgate.core.counters import Decision, Take
 from headgate.core.reply import Header
 
-_KINDS = (b"requests", b"tokens")
+_NAMES = [
+    (b"x-ratelimit-limit-" + kind, b"x-ratelimit-remaining-" + kind, b"x-ratelimit-reset-" + kind)
+    for kind in (b"requests", b"tokens")
+]
 
 
 def duration(seconds: float) -> str:
@@ -26,8 +29,8 @@ def duration(seconds: float) -> str:
 def limit_headers(takes: Sequence[Take], decision: Decision) -> list[Header]:
     """Limit, remaining and reset for requests and for tokens, in that order of `takes`."""
     out: list[Header] = []
-    for kind, take, state in zip(_KINDS, takes, decision.states, strict=True):
-        out.append((b"x-ratelimit-limit-" + kind, b"%d" % take.capacity))
-        out.append((b"x-ratelimit-remaining-" + kind, b"%d" % max(0, int(state.remaining))))
-        out.append((b"x-ratelimit-reset-" + kind, duration(state.reset_s).encode()))
+    for (limit, remaining, reset), take, state in zip(_NAMES, takes, decision.states, strict=True):
+        out.append((limit, b"%d" % take.capacity))
+        out.append((remaining, b"%d" % max(0, int(state.remaining))))
+        out.append((reset, duration(state.reset_s).encode()))
     return out
