@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import uvloop
 
@@ -30,10 +32,10 @@ def run(
     folder: Path,
     work: Callable[[EngineClient], Coroutine[Any, Any, None]],
     loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
-    **settings: int,
+    **settings: float,
 ) -> None:
     async def main() -> None:
-        client = await EngineClient.start(folder, EngineSettings(**settings), clock=SystemClock())
+        client = await EngineClient.start(folder, msgspec.convert(settings, EngineSettings), clock=SystemClock())
         try:
             await work(client)
         finally:
@@ -208,6 +210,72 @@ def test_a_killed_worker_fails_what_was_in_flight_and_is_replaced(
         assert client.stats.generated_tokens >= before.generated_tokens + 20
 
     run(folder, work, loop)
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_worker_that_hangs_is_killed_and_replaced_and_its_calls_fail(
+    loop: Callable[[], asyncio.AbstractEventLoop], folder: Path
+) -> None:
+    async def work(client: EngineClient) -> None:
+        generations = [client.submit([(3,)], GREEDY, max_tokens=500) for _ in range(3)]
+        await anext(generations[0])
+        first = client.pid
+        assert first is not None
+        os.kill(first, signal.SIGSTOP)
+        for generation in generations:
+            with pytest.raises(Overloaded, match="gave no sign"):
+                await text(generation)
+        assert not client.ready
+        assert client.trouble
+        await client.wait_ready()
+        assert client.pid != first
+        assert not client.trouble
+        assert not alive(first)
+        assert len(await text(client.submit([(9,)], GREEDY, max_tokens=20))) == 20
+
+    run(folder, work, loop, hang_s=0.4)
+
+
+def test_callers_who_give_up_early_do_not_hide_that_the_worker_hangs(folder: Path) -> None:
+    async def work(client: EngineClient) -> None:
+        first = client.pid
+        assert first is not None
+        os.kill(first, signal.SIGSTOP)
+        while client.ready:
+            generation = client.submit([(3,)], GREEDY, max_tokens=500)
+            await asyncio.sleep(0.05)
+            generation.close()
+        await client.wait_ready()
+        assert client.pid != first
+
+    run(folder, work, hang_s=0.4)
+
+
+def test_an_idle_worker_is_not_taken_for_a_hung_one(folder: Path) -> None:
+    async def work(client: EngineClient) -> None:
+        for _ in range(2):
+            assert len(await text(client.submit([(9,)], GREEDY, max_tokens=20))) == 20
+            await asyncio.sleep(0.6)
+        assert client.restarts == 0
+
+    run(folder, work, hang_s=0.2)
+
+
+def test_a_start_that_fails_for_want_of_files_is_tried_again(folder: Path) -> None:
+    async def main() -> None:
+        client = EngineClient(folder, clock=SystemClock())
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))  # what is open stays open
+        try:
+            client.launch()
+            await until(lambda: "cannot be started" in client.trouble)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        await client.wait_ready()
+        assert len(await text(client.submit([(9,)], GREEDY, max_tokens=20))) == 20
+        await client.aclose()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def test_interrupts_and_terminations_are_left_to_the_parent(folder: Path) -> None:

@@ -53,7 +53,7 @@ class Inference:
         if self.client.refused is not None:
             return False, f"the model cannot be served: {self.client.refused}"
         if not self.client.ready:
-            return False, "loading the model"
+            return False, f"restarting: {self.client.trouble}" if self.client.trouble else "loading the model"
         return True, {"start_seconds": self.client.phases, "restarts": self.client.restarts}
 
     def gauges(self) -> list[tuple[str, str, Callable[[], float]]]:

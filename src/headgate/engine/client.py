@@ -16,9 +16,12 @@ from headgate.engine.limits import Limits
 from headgate.engine.metrics import EngineStats
 from headgate.engine.plan import SamplingParams
 from headgate.engine.settings import EngineSettings
+from headgate.engine.watch import LOOKS, Watch
 
 FIRST_RESTART_S = 0.1
 LONGEST_RESTART_S = 10.0
+MAX_UNREAD_BYTES = 64 * 2**20
+"""Of requests that the process has not read yet; beyond, new ones are refused."""
 STABLE_S = 30.0
 """A process that lived this long was healthy: the next restart waits shortly again."""
 
@@ -44,7 +47,8 @@ class EngineClient:
     """One engine process with one model. `submit` is synchronous: what can be refused is refused at once.
 
     A process that dies fails what was in flight with `Overloaded` and is replaced, after a pause that doubles with
-    every early death. A folder that cannot be served is not tried again.
+    every early death. One that has work but says nothing for `hang_s` seconds is killed. A folder that cannot be served
+    is not tried again.
     """
 
     def __init__(self, folder: Path, settings: EngineSettings | None = None, *, clock: Clock) -> None:
@@ -53,8 +57,11 @@ class EngineClient:
         self.phases: dict[str, float] = {}
         """Seconds each part of the latest start took."""
         self.restarts = 0
+        self.trouble = ""
+        """Why the latest process ended, or could not be started."""
         self._clock = clock
-        self._tasks = Tasks(limit=1)
+        self._tasks = Tasks()
+        self._watch = Watch()
         self._ready: wire.Ready | None = None
         self._last: wire.Ready | None = None
         self._changed = asyncio.Event()
@@ -152,6 +159,8 @@ class EngineClient:
         in_flight = sum(generation.open for generation in self._generations.values())
         if in_flight + wanted > limits.max_sequences + limits.max_waiting:
             raise Overloaded(f"The engine's queue is full: {in_flight} sequences are in flight.", retry_after=1.0)
+        if self._transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+            raise Overloaded("The engine does not keep up with new requests.", retry_after=1.0)
         self._next_request += 1
         generation = Generation(self._next_request, wanted, self._cancel)
         self._send(wire.Submit(generation.request, tuple(prompts), params, max_tokens, choices, grammar))
@@ -182,6 +191,7 @@ class EngineClient:
     def _send(self, message: wire.ToWorker) -> None:
         if self._transport is not None:
             self._transport.write(wire.encode(message))
+            self._watch.asked()
 
     def _cancel(self, request: int, choice: int | None) -> None:
         if choice is None:
@@ -195,9 +205,11 @@ class EngineClient:
                 self._stats = message.stats
                 for delta in message.deltas:
                     self._deliver(delta)
+                self._watch.heard(more=bool(self._generations))
             case wire.Ready():
                 self._ready = self._last = message
                 self.phases = message.phases
+                self._watch = Watch()  # loading may take its time
                 self._notify()
             case wire.LoadFailed():
                 self._refused = ModelFolderError(message.message)
@@ -238,7 +250,10 @@ class EngineClient:
         pause = FIRST_RESTART_S
         while True:
             began = self._clock.monotonic()
-            await self._one_process()
+            try:
+                await self._one_process()
+            except OSError as error:  # no memory, processes or files left now: perhaps later
+                self.trouble = f"its process cannot be started: {error}"
             if self._refused is not None:
                 return
             if self._clock.monotonic() - began > STABLE_S:
@@ -267,8 +282,9 @@ class EngineClient:
             await self._converse(ours)
         finally:
             self._ready = self._transport = None
+            self.trouble = self.trouble or "its process ended"
             self._before, self._stats = self.stats, EngineStats()
-            self._fail_all(Overloaded("The engine stopped while answering; it is being restarted.", retry_after=1.0))
+            self._fail_all(Overloaded(f"The engine is being restarted: {self.trouble}.", retry_after=1.0))
             if process.returncode is None:
                 process.kill()  # the channel is closed: it has ended, or has nothing left to do
             await process.wait()
@@ -278,8 +294,21 @@ class EngineClient:
         loop = asyncio.get_running_loop()
         transport, link = await loop.create_connection(lambda: _Link(self), sock=ours)
         try:
-            self._transport = transport
+            self._transport, self.trouble = transport, ""
             self._send(wire.Load(str(self.folder), self.settings))
-            await link.lost
+            watching = self._tasks.spawn(self._keep_watch(transport), name=f"watch {self.folder.name}")
+            try:
+                await link.lost
+            finally:
+                watching.cancel()
         finally:
-            transport.close()
+            transport.abort()  # what a stuck process has not read is of no use to the next
+
+    async def _keep_watch(self, transport: asyncio.WriteTransport) -> None:
+        """Loading may take its time; from then on, every message sent is owed a report, and every step gives one."""
+        while True:
+            await self._clock.sleep(self.settings.hang_s / LOOKS)
+            if self._ready is not None and self._watch.look():
+                self.trouble = f"it had work and gave no sign for {self.settings.hang_s:g} s"
+                transport.abort()
+                return

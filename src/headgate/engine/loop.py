@@ -185,9 +185,8 @@ def _work(channel: Channel, worker: Worker, messages: list[wire.ToWorker]) -> No
                     worker.cancel(message)
                 case wire.Load():
                     raise TypeError("Load is the first message only")
-        deltas = worker.step()
-        if deltas or messages:
-            channel.send(wire.Report(deltas, worker.stats()))
+        # Also where nothing was drawn: every step, and every message, is a sign of life (`watch.py`).
+        channel.send(wire.Report(worker.step(), worker.stats()))
         messages = channel.receive(wait=not worker.busy)
 
 

@@ -20,3 +20,5 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Sequences that may wait beyond that; more are refused."""
     threads: Annotated[int, Meta(ge=1)] = 1
     """BLAS threads. One is fastest for models that fit the processor's cache."""
+    hang_s: Annotated[float, Meta(gt=0)] = 60.0
+    """Seconds that the engine may have work and say nothing, not even of a step, before it is killed and replaced."""
