@@ -33,20 +33,21 @@ def wait(take: Take, level: float) -> float:
 
 def decide(takes: Sequence[Take], levels: Sequence[float], force: bool) -> tuple[Decision, list[float]]:
     """The decision, and each bucket's new level."""
-    waits = [0.0 if force else wait(take, level) for take, level in zip(takes, levels, strict=True)]
-    longest = max(waits, default=0.0)
-    after = list(levels)
-    if longest == 0:
-        after = [max(0.0, level + take.cost) for take, level in zip(takes, levels, strict=True)]
+    waits = () if force else tuple(map(wait, takes, levels))
+    if any(waits):
+        return decision(takes, levels, waits), list(levels)
+    after = [max(0.0, level + take.cost) for take, level in zip(takes, levels, strict=True)]
     return decision(takes, after, waits), after
 
 
 def decision(takes: Sequence[Take], levels: Sequence[float], waits: Sequence[float]) -> Decision:
     """Puts levels and waits into the words of the port."""
-    states = tuple(
-        BucketState(take.capacity - level, level / take.refill_per_s) for take, level in zip(takes, levels, strict=True)
-    )
-    longest = max(waits, default=0.0)
-    if longest == 0:
+    states = tuple(map(_state, takes, levels))
+    if not any(waits):
         return Decision(True, states)
+    longest = max(waits)
     return Decision(False, states, waits.index(longest), longest)
+
+
+def _state(take: Take, level: float) -> BucketState:
+    return BucketState(take.capacity - level, level / take.refill_per_s)

@@ -44,7 +44,7 @@ class _Expiring(Generic[T]):
 
     def room(self, keys: Sequence[str], now: float) -> None:
         """Raises `Overloaded` unless all `keys` could be put."""
-        new = sum(key not in self._entries for key in keys)
+        new = len([key for key in keys if key not in self._entries])
         if not new:
             return
         self._sweep(now, _SWEEP * new)
@@ -102,8 +102,7 @@ class MemoryCounters:
         levels = [self._level(take, now) for take in takes]
         decision, after = decide(takes, levels, force)
         if decision.allowed:
-            used = [take.key for take, level in zip(takes, after, strict=True) if level > 0]
-            self._buckets.room(used, now)
+            self._buckets.room([take.key for take, level in zip(takes, after, strict=True) if level > 0], now)
             for take, level in zip(takes, after, strict=True):
                 if level > 0:
                     self._buckets.put(take.key, (level, now), now + level / take.refill_per_s)
