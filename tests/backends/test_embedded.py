@@ -1,6 +1,9 @@
 """The embedded backend on a tiny random model: every option works, and leaving early leaves nothing behind."""
 
+import asyncio
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from headgate.core.errors import BadCall, HeadgateError, NotFound
 from headgate.core.events import Text, ToolDelta
 from headgate.core.request import ChatRequest, EmbeddingRequest
 from headgate.core.usage import Usage
+from headgate.engine.plan import SamplingParams
 from tests.backends import folders
 from tests.backends.embedded import HELLO, WEATHER, Asker, reason, run, text
 
@@ -130,6 +134,7 @@ REFUSED: list[tuple[dict[str, Any], str | None]] = [
     ({"tools": [{"type": "web_search"}]}, "tools"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+    ({"stop": ["x", "y" * 1025]}, "stop"),
 ]
 
 
@@ -213,6 +218,39 @@ def test_it_lists_its_model_and_its_probe_generates(folder: Path) -> None:
         assert not (await ask.backend.probe()).ok
         with pytest.raises(HeadgateError):
             await ask.chat()
+
+    run(folder, work)
+
+
+def test_an_engine_with_a_long_queue_is_healthy_and_its_probe_does_not_queue(folder: Path) -> None:
+    async def work(ask: Asker) -> None:
+        engine = ask.backend.engine
+        limits = engine.limits
+        prompts = [(1,)] * (limits.max_sequences + limits.max_waiting)
+        generation = engine.submit(prompts, SamplingParams(temperature=0.0, ignore_eos=True), max_tokens=500)
+        await anext(generation)
+        while not engine.stats.waiting:
+            await anext(generation)
+        before = engine.stats.generated_tokens
+        health = await ask.backend.probe()
+        assert health.ok, health.detail
+        assert engine.stats.generated_tokens == before
+        generation.close()
+
+    run(folder, work)
+
+
+def test_a_probe_that_is_given_up_leaves_nothing_in_the_engine(folder: Path) -> None:
+    async def work(ask: Asker) -> None:
+        engine = ask.backend.engine
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(ask.backend.probe(), 0.1)
+            assert not engine._generations
+        finally:
+            os.kill(engine.pid, signal.SIGCONT)
 
     run(folder, work)
 

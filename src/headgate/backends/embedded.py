@@ -43,6 +43,7 @@ class EmbeddedBackend:
         self._clock = clock
         self._ids = ids
         self._prompts = PromptMaker(engine.folder, clock)
+        self._steps_seen = 0
 
     @classmethod
     async def load(cls, name: str, folder: Path, *, clock: Clock, ids: Ids) -> "EmbeddedBackend":
@@ -71,12 +72,21 @@ class EmbeddedBackend:
         return (ModelInfo(self.model, self._created, "headgate", length),)
 
     async def probe(self) -> Health:
-        """Generates one token, as any call would."""
+        """Generates one token, as any call would; where others wait, steps since the last probe are the proof.
+
+        A probe that waited its turn in a long queue would call a busy engine dead.
+        """
         start = self._clock.monotonic()
+        before, self._steps_seen = self._steps_seen, self.engine.stats.steps
+        if self.engine.ready and self.engine.stats.waiting and self._steps_seen > before:
+            return Health(True, f"{self.model} is busy generating")
         try:
             generation = self.engine.submit([(0,)], SamplingParams(temperature=0.0), max_tokens=1)
-            async for _ in generation:
-                pass
+            try:
+                async for _ in generation:
+                    pass
+            finally:
+                generation.close()
         except HeadgateError as error:
             return Health(False, error.message)
         return Health(True, f"{self.model} generated a token", (self._clock.monotonic() - start) * 1000)
