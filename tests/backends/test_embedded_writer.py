@@ -8,6 +8,7 @@ from headgate.backends.detokenize import Vocabulary
 from headgate.backends.embedded_stream import ChoiceWriter, Form
 from headgate.core.events import Event, Finish, Text, ToolDelta
 from headgate.core.ids import Ids
+from headgate.engine.plan import Score
 from headgate.engine.wire import Delta
 from tests.backends import folders
 from tests.backends.embedded import CLOCK, reason, text
@@ -68,3 +69,41 @@ def test_a_text_that_ends_inside_a_code_point_says_so_once() -> None:
     writer = ChoiceWriter(0, Form(), Vocabulary(folders.tokenizer()), Ids(CLOCK, random.Random(0)).new)
     out = writer.write(Delta(0, 0, ids[:1])) + writer.write(Delta(0, 0, ids[1:-1], None, "length"))
     assert out == [Text("\ufffd"), Finish("length")]
+
+
+def test_a_call_that_a_stop_text_cuts_is_not_reported_as_one_to_make() -> None:
+    form = Form(tools=frozenset({"f", "g"}), stops=["rich"])
+    out, _ = write(CALLS, form)
+    assert "".join(event.arguments for event in out if isinstance(event, ToolDelta)) == '{"city": "Zü'
+    assert reason(out) == "stop"
+
+
+@pytest.mark.parametrize(("stops", "finish", "expected"), [([], "length", "length"), (["get"], "stop", "stop")])
+def test_a_call_begun_for_the_model_and_cut_before_its_name_shows_no_marker(
+    stops: list[str], finish: str, expected: str
+) -> None:
+    form = Form(tools=frozenset({"get_weather"}), begun='<tool_call>\n{"name": "', stops=stops)
+    out, _ = write("get", form, finish=finish)
+    assert text(out) == ""
+    assert reason(out) == expected
+
+
+def test_what_the_model_wrote_instead_of_a_call_is_shown() -> None:
+    end = folders.tokenizer().token_to_id("<|im_end|>")
+    form = Form(tools=frozenset({"get_weather"}), begun='<tool_call>\n{"name": "', ends=frozenset({end}))
+    out, _ = write("the cat", form)
+    assert text(out) == '<tool_call>\n{"name": "the cat'
+    assert reason(out) == "stop"
+
+
+def test_a_token_that_a_stop_text_cuts_has_its_logprob_too() -> None:
+    made = folders.tokenizer()
+    ids = made.encode("the weather", add_special_tokens=False).ids
+    (last,) = made.encode(" weather", add_special_tokens=False).ids
+    assert ids[-1] == last
+    writer = ChoiceWriter(0, Form(stops=["her"]), Vocabulary(made), Ids(CLOCK, random.Random(0)).new)
+    scores = [Score(-float(place + 1)) for place in range(len(ids))]
+    out = writer.write(Delta(0, 0, ids, scores))
+    assert text(out) == "the weat"
+    noted = [one for event in out if isinstance(event, Text) for one in event.logprobs or ()]
+    assert [one.logprob for one in noted] == [score.logprob for score in scores]

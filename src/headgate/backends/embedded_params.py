@@ -12,6 +12,8 @@ from headgate.engine.plan import SamplingParams
 COMPLETION_TOKENS = 16
 """OpenAI's default for completions that do not say how long."""
 MAX_CHOICES = 128
+MAX_STOP_CHARS = 1024
+"""Of one stop text: what may be its beginning is compared, and held back, at every token."""
 
 
 class _HasStop(Protocol):
@@ -47,9 +49,13 @@ def sampling_params(
 
 
 def stops(request: _HasStop) -> list[str]:
+    """Raises `BadCall` for one that is too long."""
     if request.stop is None:
         return []
-    return [request.stop] if isinstance(request.stop, str) else request.stop
+    wanted = [request.stop] if isinstance(request.stop, str) else request.stop
+    if any(len(stop) > MAX_STOP_CHARS for stop in wanted):
+        raise BadCall(f"A stop text may have {MAX_STOP_CHARS} characters at most.", param="stop")
+    return wanted
 
 
 def max_tokens(

@@ -42,7 +42,7 @@ class ChoiceWriter:
         self._stop = StopText(form.stops)
         self._calls = None if form.tools is None else ToolCalls(form.tools, parallel=form.parallel_tools)
         self._begun = form.begun
-        self._logprobs: deque[tuple[int, TokenLogprob]] = deque()
+        self._logprobs: deque[tuple[int, int, TokenLogprob]] = deque()
         self._decoded = self._shown = 0
         self._position = -1
         self.tokens = 0
@@ -57,9 +57,9 @@ class ChoiceWriter:
             if last and delta.finish == "stop" and token in self._form.ends:
                 break
             text = self._detokenizer.feed(token)
-            self._decoded += len(text)
             if delta.scores is not None:
-                self._note(token, delta.scores[place])
+                self._note(token, delta.scores[place], len(text))
+            self._decoded += len(text)
             pieces.append(self._stop.feed(text))
             if self._stop.stopped:
                 break
@@ -67,26 +67,31 @@ class ChoiceWriter:
         if finish is not None and not self._stop.stopped:
             pieces += (self._stop.feed(self._detokenizer.flush()), self._stop.flush())
             finish = "stop" if self._stop.stopped else finish
-        events = self._events("".join(pieces), ended=finish is not None)
+        events = self._events("".join(pieces), finish)
         if self._calls is not None and self._calls.done:
             finish = "stop"
         if finish is not None:
             self.done = True
-            called = self._calls is not None and self._calls.calls > 0
+            # A call whose arguments a stop text cut is none that could be made.
+            called = self._calls is not None and self._calls.calls > 0 and not self._calls.cut
             events.append(Finish("tool_calls" if called and finish == "stop" else finish, self._index))
         return events
 
-    def _note(self, token: int, score: Score) -> None:
-        self._logprobs.append((self._decoded, self._vocabulary.logprob(token, score.logprob, score.top)))
+    def _note(self, token: int, score: Score, characters: int) -> None:
+        noted = self._vocabulary.logprob(token, score.logprob, score.top)
+        self._logprobs.append((self._decoded, self._decoded + characters, noted))
 
-    def _events(self, text: str, *, ended: bool) -> list[Event]:
+    def _events(self, text: str, finish: FinishReason | None) -> list[Event]:
         self._shown += len(text)
+        ended = finish is not None
         if self._calls is None:
             pieces: list[Piece] = [text] if text else []
         else:
             begun, self._begun = self._begun, ""
             pieces = self._calls.feed(begun + text)
-            if ended:
+            # Cut before its name, a call that was begun for the model is nothing that the model said.
+            unsaid = self._form.begun and not self._calls.calls and (finish == "length" or self._stop.stopped)
+            if ended and not unsaid:
                 pieces += self._calls.flush()
         events: list[Event] = []
         for piece in pieces:
@@ -103,11 +108,15 @@ class ChoiceWriter:
         return events
 
     def _take_logprobs(self, ended: bool) -> tuple[TokenLogprob, ...] | None:
-        """Those of the tokens whose text has been shown; at the end without a stop text, of all."""
+        """Those of the tokens whose text has been shown; at the end, of one cut by a stop text, or else of all."""
         taken: list[TokenLogprob] = []
         everything = ended and not self._stop.stopped
-        while self._logprobs and (everything or self._logprobs[0][0] <= self._shown):
-            taken.append(self._logprobs.popleft()[1])
+        while self._logprobs:
+            begin, end, noted = self._logprobs[0]
+            if not (everything or end <= self._shown or (ended and begin < self._shown)):
+                break
+            taken.append(noted)
+            self._logprobs.popleft()
         return tuple(taken) or None
 
 

@@ -46,6 +46,11 @@ class ToolCalls:
         """One call is complete and no second is wanted."""
         return self.calls > 0 and not self._parallel and self._state == self._text
 
+    @property
+    def cut(self) -> bool:
+        """The arguments of the latest call are not complete."""
+        return self._state == self._arguments
+
     def feed(self, text: str) -> list[Piece]:
         self._buffer += text
         pieces: list[Piece] = []
