@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -87,7 +89,7 @@ def test_cpu_time_is_read_over_the_whole_process_tree() -> None:
         assert cpu_seconds(pids) > cpu_seconds(pids[1:2]) * 0.9
     finally:
         for pid in reversed(pids[1:]):
-            subprocess.run(["kill", str(pid)], check=True)
+            os.kill(pid, signal.SIGTERM)
         stop(process)
 
 
