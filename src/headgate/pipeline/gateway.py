@@ -66,6 +66,6 @@ class Gateway:
     async def _leave(self, lease: Lease, story: Story) -> None:
         """An answer that is complete does not fail because its limits cannot be trued up."""
         try:
-            await self.admission.leave(lease, story.tokens)
+            await self.admission.leave(lease, story.usage.total)
         except HeadgateError as error:
             self.meter.log.event(names.LIMITS_UNSETTLED, "warning", key_id=lease.principal.key_id, error=error.message)

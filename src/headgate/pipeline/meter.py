@@ -56,9 +56,19 @@ class Story:
         self._completed = False
 
     @property
-    def tokens(self) -> int:
-        """All tokens of all attempts so far."""
-        return sum(attempt.usage.total for attempt in self.attempts)
+    def usage(self) -> Usage:
+        """Of all attempts so far."""
+        if len(self.attempts) == 1:  # nearly always
+            return self.attempts[0].usage
+        usages = [attempt.usage for attempt in self.attempts]
+        return Usage(
+            input=sum(usage.input for usage in usages),
+            cached=sum(usage.cached for usage in usages),
+            cache_write=sum(usage.cache_write for usage in usages),
+            output=sum(usage.output for usage in usages),
+            reasoning=sum(usage.reasoning for usage in usages),
+            estimated=any(usage.estimated for usage in usages),
+        )
 
     @property
     def cost_usd(self) -> float | None:
@@ -101,7 +111,7 @@ class Story:
             queue_s=self.queue_s,
         )
         last = self.attempts[-1] if self.attempts else None
-        usages = [attempt.usage for attempt in self.attempts]
+        usage = self.usage
         self.meter.log.event(
             names.CALL_DONE,
             request_id=call.id,
@@ -116,10 +126,10 @@ class Story:
             attempts=len(self.attempts),
             backend=last.target.backend if last else None,
             upstream_model=last.target.model[:256] if last else None,
-            input_tokens=sum(usage.input for usage in usages),
-            cached_tokens=sum(usage.cached for usage in usages),
-            output_tokens=sum(usage.output for usage in usages),
-            estimated=any(usage.estimated for usage in usages) or None,
+            input_tokens=usage.input,
+            cached_tokens=usage.cached,
+            output_tokens=usage.output,
+            estimated=usage.estimated or None,
             cost_usd=self.cost_usd,
             ttft_ms=last.ttft_ms if last else None,
             duration_ms=_ms(seconds),
@@ -238,4 +248,4 @@ class Attempt:
 
 
 def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)
+    return int(seconds * 1_000_000) / 1000
