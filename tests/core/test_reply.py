@@ -117,6 +117,45 @@ def test_a_caller_who_is_cancelled_while_closing_still_gets_every_lease_back() -
     asyncio.run(main())
 
 
+def test_a_caller_who_is_cancelled_in_the_turn_in_which_the_leases_come_back_still_learns_of_it() -> None:
+    async def main() -> None:
+        leases, reply = Leases(), Reply()
+
+        async def at_once() -> None:  # noqa: RUF029 a release that could wait, and need not
+            caller.cancel()
+            leases.back.append("at once")
+
+        reply.own(leases.now("first"))
+        reply.own(at_once)
+        caller = asyncio.create_task(reply.aclose())
+        await asyncio.wait({caller})
+        assert caller.cancelled()
+        assert leases.back == ["at once", "first"]
+
+    asyncio.run(main())
+
+
+def test_a_time_limit_inside_a_release_ends_that_release_and_not_the_caller() -> None:
+    async def main() -> None:
+        leases, reply = Leases(), Reply()
+
+        async def limited() -> None:
+            async with asyncio.timeout(0):
+                await asyncio.Event().wait()
+
+        reply.own(leases.now("first"))
+        reply.own(limited)
+        with pytest.raises(ExceptionGroup) as raised:
+            await reply.aclose()
+        assert [type(error) for error in raised.value.exceptions] == [TimeoutError]
+        assert leases.back == ["first"]
+        task = asyncio.current_task()
+        assert task is not None
+        assert not task.cancelling()
+
+    asyncio.run(main())
+
+
 def test_a_release_that_hangs_is_abandoned_and_the_rest_come_back() -> None:
     async def main() -> None:
         leases, reply = Leases(), Reply(closing_s=0.02)
