@@ -121,7 +121,7 @@ def test_a_caller_who_is_cancelled_in_the_turn_in_which_the_leases_come_back_sti
     async def main() -> None:
         leases, reply = Leases(), Reply()
 
-        async def at_once() -> None:  # noqa: RUF029 a release that could wait, and need not
+        async def at_once() -> None:
             caller.cancel()
             leases.back.append("at once")
 
