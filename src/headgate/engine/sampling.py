@@ -118,17 +118,14 @@ def distribution(row: Floats, params: SamplingParams) -> tuple[Ids | None, Float
 def _nucleus(weights: Floats, top_p: float) -> Ids:
     """The fewest most likely tokens that together have `top_p` of the weight; at least one (arXiv 1904.09751).
 
-    Most often few tokens hold nearly all of it, so the most likely are looked at first and rarely all are sorted.
+    Only candidates are sorted: what weighs less than an even share of the rest, `1 - top_p`, adds up to less than that
+    rest, so the nucleus is complete before it. The most likely token weighs 1 here and is always a candidate.
     """
-    target, count = top_p * weights.sum(), 64
-    while True:
-        candidates = np.argpartition(-weights, count - 1)[:count] if count < len(weights) else np.arange(len(weights))
-        held = weights[candidates]
-        if count >= len(weights) or held.sum() >= target:
-            break
-        count *= 8
+    total = weights.sum()
+    candidates = np.flatnonzero(weights >= (1.0 - top_p) * total / len(weights))
+    held = weights[candidates]
     order = np.argsort(-held, kind="stable")
-    enough = int(np.searchsorted(np.cumsum(held[order]), target, side="left")) + 1
+    enough = int(np.searchsorted(np.cumsum(held[order]), top_p * total, side="left")) + 1
     nucleus: Ids = candidates[order[:enough]]
     return nucleus
 

@@ -71,7 +71,7 @@ class NumpyRunner:
 
     def _normed(self, x: Floats) -> Floats:
         """RMS norm without its weights, which are in the next matrix (arXiv 1910.07467)."""
-        scale = np.einsum("ij,ij->i", x, x)
+        scale: Floats = np.vecdot(x, x)
         scale /= x.shape[1]
         scale += self.spec.norm_epsilon
         np.sqrt(scale, out=scale)
