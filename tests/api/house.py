@@ -13,7 +13,7 @@ import uvloop
 
 from headgate.api.build import build
 from headgate.api.server import Server
-from headgate.api.services import Services
+from headgate.api.services import RefusedRequest, Services
 from headgate.api.settings import ServerSettings
 from headgate.core.call import Call
 from headgate.core.clock import SystemClock
@@ -138,6 +138,7 @@ class House:
         self.gateway.answers["hello"] = words("Hel", "lo")
         self.keys = Keys()
         self.bugs: list[tuple[str, BaseException]] = []
+        self.refused: list[RefusedRequest] = []
         self.queries: list[UsageQuery] = []
         self.rows: list[UsageRow] = []
         self.ready: tuple[bool, dict[str, object]] = (True, {"engine": "ok"})
@@ -188,6 +189,7 @@ class House:
             ready=lambda: self.ready,
             metrics=lambda: (b"up 1\n", b"text/plain; version=0.0.4; charset=utf-8"),
             on_bug=lambda request_id, error: self.bugs.append((request_id, error)),
+            on_refused=self.refused.append,
             clock=clock,
             ids=Ids(clock, random.Random(1)),
             version="9.9.9",

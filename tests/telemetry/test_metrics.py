@@ -63,3 +63,12 @@ def test_no_series_has_a_creation_time() -> None:
     metrics = Metrics()
     metrics.attempt(receipt(1))
     assert "_created" not in page(metrics)
+
+
+def test_refused_requests_are_counted_by_status_and_code() -> None:
+    metrics = Metrics()
+    for number in range(3 * LABEL_VALUES_MAX):
+        metrics.refused(404, f"c{number}")
+    text = page(metrics)
+    assert 'headgate_requests_refused_total{code="c1",status="404"} 1.0' in text
+    assert len(re.findall(r"^headgate_requests_refused_total\{", text, re.MULTILINE)) == LABEL_VALUES_MAX + 1

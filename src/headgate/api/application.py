@@ -13,8 +13,9 @@ from headgate.api.errors import error_headers, openai_body, openai_frame, whole_
 from headgate.api.exchange import JSON, Exchange
 from headgate.api.front import check_head
 from headgate.api.http import ClientGone, Request, Sink
-from headgate.api.services import Services
+from headgate.api.services import RefusedRequest, Services
 from headgate.api.settings import ServerSettings
+from headgate.api.wire import heads
 from headgate.core.errors import BadCall, Bug, HeadgateError, NotFound, Overloaded
 from headgate.core.principal import Scope
 from headgate.core.reply import Header
@@ -83,10 +84,14 @@ class Application:
 
     def refusal(self, error: HeadgateError) -> bytes:
         """A whole response, for requests that never reach an endpoint."""
+        request_id = self.services.ids.new("req")
+        self.services.on_refused(
+            RefusedRequest(request_id=request_id, method="-", route="-", status=error.status, code=error.code or "-")
+        )
         return whole_response(
             error,
             [
-                (b"x-request-id", self.services.ids.new("req").encode()),
+                (b"x-request-id", request_id.encode()),
                 (b"x-headgate-version", self.services.version.encode()),
                 *error_headers(error),
             ],
@@ -105,6 +110,7 @@ class Application:
                     f"Unknown request URL: {request.method} {request.path[:200]}. See /openapi.json for all.",
                     code="unknown_url",
                 )
+        exchange.route = next(iter(methods.values())).path
         route = methods.get("GET" if request.method == "HEAD" else request.method)
         if route is not None:
             return route.endpoint
@@ -123,10 +129,23 @@ class Application:
         sink = exchange.sink
         if sink.ended or sink.gone:
             return
+        if not exchange.called and not isinstance(error, Bug):
+            self.services.on_refused(_refused(exchange, error))
         if sink.begun:
             await sink.end(openai_frame(error) if exchange.streaming else b"")
             return
         await exchange.send(openai_body(error), error.status, (JSON, *error_headers(error)))
+
+
+def _refused(exchange: Exchange, error: HeadgateError) -> RefusedRequest:
+    return RefusedRequest(
+        request_id=exchange.request_id,
+        method=exchange.request.method,
+        route=exchange.route,
+        status=error.status,
+        code=error.code or "-",
+        client_request_id=heads.client_request_id(exchange.request),
+    )
 
 
 def allow(methods: dict[str, Route]) -> Header:

@@ -35,6 +35,10 @@ class Exchange:
         self.request_id = services.ids.new("req")
         self.path_id = ""
         """What the path names behind its prefix, such as a model."""
+        self.route = "-"
+        """The path of the route found, `{id}` and all."""
+        self.called = False
+        """The request has become a call: from now on the pipeline tells the log what becomes of it."""
         self.streaming = False
         """The answer is a stream of events: an error after its first byte is one more of them."""
         self._standing: tuple[Header, ...] = (

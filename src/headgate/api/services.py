@@ -35,6 +35,19 @@ class Keys(Protocol):
         """Raises `NotFound`."""
 
 
+class RefusedRequest(Struct, frozen=True, kw_only=True):
+    """A request that was answered with an error before it became a call, so that no `call.done` tells of it."""
+
+    request_id: str
+    method: str
+    route: str
+    """The path as the list of routes has it; `-` where none was found."""
+    status: int
+    code: str
+    """`-` where the error has none."""
+    client_request_id: str | None = None
+
+
 class Services(Struct, frozen=True, kw_only=True):
     """Filled by `app.build`."""
 
@@ -49,6 +62,8 @@ class Services(Struct, frozen=True, kw_only=True):
     """Body and content type."""
     on_bug: Callable[[str, BaseException], None]
     """Told the request's id and the exception of every fault of ours; it logs them."""
+    on_refused: Callable[[RefusedRequest], None]
+    """Told of every request that was refused before it became a call; it logs and counts them."""
     clock: Clock
     ids: Ids
     version: str

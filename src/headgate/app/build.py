@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 import headgate
-from headgate.api.services import Services
+from headgate.api.services import RefusedRequest, Services
 from headgate.app.config import EMBEDDED, Config, Environment
 from headgate.app.fleet import Fleet
 from headgate.app.home import Home
@@ -157,6 +159,7 @@ def services(parts: Parts) -> Services:
         ready=parts.readiness,
         metrics=parts.metrics.page,
         on_bug=lambda request_id, error: _log_bug(parts.log, parts.metrics, request_id, error),
+        on_refused=lambda request: _log_refused(parts.log, parts.metrics, request),
         clock=parts.clock,
         ids=parts.ids,
         version=headgate.__version__,
@@ -200,6 +203,11 @@ async def _usage(shipper: Shipper, store: Store, query: UsageQuery) -> list[Usag
 def _log_bug(log: Log, metrics: Metrics, request_id: str, error: BaseException) -> None:
     metrics.bug()
     log.event(names.BUG, "error", request_id=request_id, error="".join(traceback.format_exception(error)))
+
+
+def _log_refused(log: Log, metrics: Metrics, request: RefusedRequest) -> None:
+    metrics.refused(request.status, request.code)
+    log.event(names.REQUEST_REFUSED, **msgspec.structs.asdict(request))
 
 
 def _watch_backends(metrics: Metrics, fleet: Fleet, inference: Inference | None) -> None:

@@ -47,6 +47,11 @@ class Metrics:
                 names.CALLS, "Calls by what became of them.", ["operation", "model", "tenant", "status"], registry=r
             ).labels
         )
+        self._refused = cache(
+            Counter(
+                names.REQUESTS_REFUSED, "Requests refused before they became calls.", ["status", "code"], registry=r
+            ).labels
+        )
         self._seconds = cache(
             Histogram(
                 names.CALL_SECONDS, "From the request read to the reply closed.", ["operation"],
@@ -75,11 +80,16 @@ class Metrics:
         self._bugs = Counter(names.BUGS, "Faults of ours that a caller saw as 500.", registry=r)
         self._model = Bounded()
         self._tenant = Bounded()
+        self._code = Bounded()
 
     def call(self, *, operation: str, model: str, tenant: str, status: int, seconds: float, queue_s: float) -> None:
         self._calls(operation, self._model(model), self._tenant(tenant), str(status)).inc()
         self._seconds(operation).observe(seconds)
         self._queue.observe(queue_s)
+
+    def refused(self, status: int, code: str) -> None:
+        """A request that never became a call."""
+        self._refused(str(status), self._code(code)).inc()
 
     def attempt(self, receipt: Receipt) -> None:
         model, tenant, usage = self._model(receipt.model), self._tenant(receipt.tenant), receipt.usage

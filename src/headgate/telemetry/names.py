@@ -2,6 +2,8 @@
 
 CALL_DONE = "call.done"
 """Exactly one per call, whatever became of it."""
+REQUEST_REFUSED = "request.refused"
+"""One per request that was refused before it became a call."""
 SERVER_STARTED = "server.started"
 SERVER_DRAINING = "server.draining"
 SERVER_STOPPED = "server.stopped"
@@ -17,6 +19,7 @@ BUG = "bug"
 TASK_DIED = "task.died"
 
 CALLS = "headgate_calls"
+REQUESTS_REFUSED = "headgate_requests_refused"
 CALL_SECONDS = "headgate_call_duration_seconds"
 TTFT_SECONDS = "headgate_time_to_first_token_seconds"
 QUEUE_SECONDS = "headgate_queue_wait_seconds"

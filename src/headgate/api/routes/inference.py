@@ -33,8 +33,8 @@ class Shape:
 async def answer(exchange: Exchange, shape: Shape) -> None:
     """Raises `HeadgateError`; the reply is closed exactly once in every case, before the answer's last byte."""
     call = await _read(exchange, shape.read)
-    services = exchange.services
-    reply = await services.gateway.handle(call)
+    exchange.called = True
+    reply = await exchange.services.gateway.handle(call)
     reason: HeadgateError | None = None
     try:
         last = await _send(exchange, shape, call, reply)
