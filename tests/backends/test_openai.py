@@ -37,7 +37,7 @@ def test_a_whole_answer_passes_untouched_with_its_usage(server: str) -> None:
         assert body["choices"][0]["message"]["content"] == WORDS
         assert answer.body == json.dumps(body).encode()  # the server's own spelling
         assert answer.usage == Usage(input=7, output=3)
-        assert dict(answer.headers) == {b"x-upstream-request-id": b"up-1", b"openai-processing-ms": b"5"}
+        assert dict(answer.headers) == {b"x-upstream-request-id": b"up-1", b"x-upstream-processing-ms": b"5"}
         await answer.aclose()
         await until_idle(up)
         await up.aclose()

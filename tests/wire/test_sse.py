@@ -14,7 +14,7 @@ HI = [{"role": "user", "content": "hi there, 東京 ☕"}]
 
 def post(live: Live, model: str, path: str = "/v1/chat/completions", **fields: Any) -> Wire:
     wire = Wire(live.port)
-    wire.request("POST", path, {"model": model, "messages": HI, "stream": True, **fields}, live.key)
+    wire.request("POST", path, {"model": model, "messages": HI, "stream": True} | fields, live.key)
     return wire
 
 
@@ -45,6 +45,13 @@ def test_a_stream_has_the_head_that_proxies_and_clients_need(gate: Live, model: 
     assert "content-length" not in answer.headers
     assert answer.headers["x-request-id"].startswith("req_")
     assert int(answer.headers["openai-processing-ms"]) >= 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_header_comes_twice(gate: Live, stream: bool) -> None:
+    with post(gate, "ok", stream=stream) as wire:
+        names = [name for name, _ in wire.answer().pairs]
+    assert sorted(names) == sorted(set(names))
 
 
 @pytest.mark.parametrize("model", ["headgate-demo", "scripted", "ok:tokens=5", "crlf", "cr", "bom", "cut_anywhere"])

@@ -33,7 +33,7 @@ PATHS: Mapping[Operation, str] = {
 ERROR_BODY_BYTES = 256 * 1024
 MODELS_BODY_BYTES = 8 * 1024 * 1024
 _PASSED_ON = {
-    b"openai-processing-ms": b"openai-processing-ms",
+    b"openai-processing-ms": b"x-upstream-processing-ms",
     b"openai-version": b"openai-version",
     b"x-request-id": b"x-upstream-request-id",
 }
