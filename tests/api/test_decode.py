@@ -34,6 +34,11 @@ NAMED = {"type": "function", "function": {"name": "other"}}
         (chat(messages=[{"role": "king", "content": "hi"}]), "messages[0].role", "invalid_value"),
         (chat(messages=[{"role": "user", "content": 5}]), "messages[0].content", "invalid_type"),
         (chat(messages="hi"), "messages", "invalid_type"),
+        (
+            chat(messages=[{"role": "assistant", "tool_calls": [{"id": "a"}]}]),
+            "messages[0].tool_calls[0].function",
+            "missing_required_parameter",
+        ),
         (chat(temperature=2.5), "temperature", "invalid_value"),
         (chat(temperature="hot"), "temperature", "invalid_type"),
         (chat(n=0), "n", "invalid_value"),
@@ -64,6 +69,12 @@ def test_a_bad_field_is_named(house: House, body: Any, param: str, code: str) ->
     assert answer.status == 400
     assert (answer.error["param"], answer.error["code"]) == (param, code)
     assert answer.error["type"] == "invalid_request_error"
+
+
+def test_calls_of_kinds_that_only_the_model_server_knows_pass(house: House) -> None:
+    custom = {"id": "a", "type": "custom", "custom": {"name": "sh", "input": "ls"}}
+    messages = [{"role": "assistant", "tool_calls": [custom]}, {"role": "tool", "tool_call_id": "a", "content": "b"}]
+    assert house.ask("POST", "/v1/chat/completions", chat(messages=messages)).status == 200
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,7 @@ REFUSED: list[tuple[dict[str, Any], str | None]] = [
     ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "no"}}}, "tool_choice"),
     ({"tools": [{"type": "web_search"}]}, "tools"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{"id": "c", "type": "custom"}]}]}, "messages"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
     ({"stop": ["x", "y" * 1025]}, "stop"),
 ]

@@ -18,7 +18,7 @@ from headgate.backends.detokenize import Detokenizer, Vocabulary
 from headgate.backends.toolcalls import CLOSE, OPEN
 from headgate.core.clock import Clock
 from headgate.core.errors import BadCall
-from headgate.core.request import ChatRequest, CompletionRequest, NamedTool, Tool
+from headgate.core.request import ChatRequest, CompletionRequest, NamedTool, Tool, ToolCall
 from headgate.core.request import Message as ChatMessage
 
 _FENCE_OPEN, _FENCE_CLOSE = "\ufdd0", "\ufdd1"
@@ -228,15 +228,15 @@ def _message(message: ChatMessage) -> Message:
     if message.reasoning_content is not None:
         out["reasoning_content"] = message.reasoning_content
     if message.tool_calls:
-        out["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.function.name, "arguments": _arguments(call.function.arguments)},
-            }
-            for call in message.tool_calls
-        ]
+        out["tool_calls"] = [_call(call) for call in message.tool_calls]
     return out
+
+
+def _call(call: ToolCall) -> Message:
+    if call.function is None:
+        raise BadCall(f"This model knows calls of functions only, not of type {call.type!r}.", param="messages")
+    function = {"name": call.function.name, "arguments": _arguments(call.function.arguments)}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def _content(content: str | list[dict[str, Any]] | None) -> str:

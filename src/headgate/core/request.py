@@ -27,7 +27,8 @@ class FunctionCall(Struct, frozen=True):
 
 class ToolCall(Struct, frozen=True):
     id: str
-    function: FunctionCall
+    function: FunctionCall | None = None
+    """Always there where `type` is `function`; other types are for model servers that know them."""
     type: str = "function"
 
 

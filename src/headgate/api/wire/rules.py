@@ -1,7 +1,16 @@
 """Rules between fields, which types alone cannot say. Each raises `BadCall` naming the field to change."""
 
 from headgate.core.errors import BadCall
-from headgate.core.request import ChatRequest, CompletionRequest, EmbeddingRequest, NamedTool, Prompt, Sampling, Tool
+from headgate.core.request import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    NamedTool,
+    Prompt,
+    Sampling,
+    Tool,
+    ToolCall,
+)
 
 
 def _no(message: str, param: str) -> BadCall:
@@ -22,10 +31,23 @@ def check_chat(body: ChatRequest) -> None:
     shape = body.response_format
     if shape is not None and shape.type == "json_schema" and shape.json_schema is None:
         raise _no("A 'json_schema' format needs its schema.", "response_format.json_schema")
+    for place, message in enumerate(body.messages):
+        if message.tool_calls:
+            _check_calls(message.tool_calls, f"messages[{place}].tool_calls")
     if body.tools:
         _check_tools(body.tools, body)
     elif body.tool_choice is not None and body.tool_choice != "none":
         raise _no("'tool_choice' is allowed only with 'tools'.", "tool_choice")
+
+
+def _check_calls(calls: list[ToolCall], param: str) -> None:
+    for place, call in enumerate(calls):
+        if call.type == "function" and call.function is None:
+            raise BadCall(
+                f"Missing required parameter: '{param}[{place}].function'.",
+                param=f"{param}[{place}].function",
+                code="missing_required_parameter",
+            )
 
 
 def _check_tools(tools: list[Tool], body: ChatRequest) -> None:
