@@ -80,6 +80,15 @@ def test_clients_retry_only_what_can_succeed(kind: type[HeadgateError]) -> None:
     assert (headers.get(b"x-should-retry") == b"false") == (retried_by_default and not error.retryable)
 
 
+@pytest.mark.parametrize("code", ["upstream_auth", "upstream_quota"])
+def test_what_only_the_operator_can_mend_is_not_retried_by_clients(code: str) -> None:
+    assert dict(error_headers(errors.Upstream("x", code=code)))[b"x-should-retry"] == b"false"
+
+
+def test_a_401_says_how_to_say_who_asks() -> None:
+    assert (b"www-authenticate", b"Bearer") in error_headers(errors.Unauthorized("x"))
+
+
 def test_a_wait_is_rounded_up_never_down() -> None:
     for seconds, whole, milliseconds in ((0.0001, b"1", b"1"), (1.0, b"1", b"1000"), (1.0001, b"2", b"1001")):
         headers = dict(error_headers(errors.OverLimit("x", retry_after=seconds)))

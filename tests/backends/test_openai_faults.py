@@ -177,6 +177,11 @@ def test_a_spent_quota_upstream_is_not_the_caller_s_quota(server: str) -> None:
     assert (error.status, error.code) == (503, "upstream_quota")
 
 
+def test_a_rate_limit_upstream_has_the_type_of_one(server: str) -> None:
+    error = asyncio.run(refused(server, "status:code=429", stream=False))
+    assert error.type == "rate_limit_error"
+
+
 @pytest.mark.parametrize(
     ("given", "seconds"),
     [("after=7", 7.0), ("after=0.5", 0.5), ("ms=250,after=9", 0.25), ("after=999999", 86_400.0), ("after=-3", None),

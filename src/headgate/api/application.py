@@ -107,7 +107,7 @@ class Application:
                     break
             else:
                 raise NotFound(
-                    f"Unknown request URL: {request.method} {request.path[:200]}. See /openapi.json for all.",
+                    f"Unknown request URL: {request.method} {request.path[:200]}. {self._hint(request.path)}",
                     code="unknown_url",
                 )
         exchange.route = next(iter(methods.values())).path
@@ -123,6 +123,14 @@ class Application:
         )
         error.headers = [allow(methods)]
         raise error
+
+    def _hint(self, path: str) -> str:
+        """Most wrong URLs come of a base URL that lacks the /v1 at its end, or says it twice."""
+        path = path.rstrip("/")
+        for meant in (path, "/v1" + path, path.removeprefix("/v1")):
+            if meant in self._exact:
+                return f"Did you mean {meant}?"
+        return "See /openapi.json for all."
 
     async def _fail(self, exchange: Exchange, error: HeadgateError) -> None:
         """Before the first byte a plain error; in a stream one last frame, without the mark of completeness."""
@@ -159,7 +167,7 @@ def _options(methods: dict[str, Route]) -> Endpoint:
         if exchange.settings.cors_origins:
             headers += [
                 (b"access-control-allow-methods", ", ".join(methods).encode()),
-                (b"access-control-allow-headers", b"authorization, content-type, x-api-key, x-client-request-id"),
+                (b"access-control-allow-headers", b"authorization, *"),  # SDKs send headers of their own
                 (b"access-control-max-age", b"600"),
             ]
         exchange.sink.start(204, exchange.headers(*headers))

@@ -14,6 +14,8 @@ from headgate.core.reply import Header
 
 _encode = msgspec.json.encode
 _RETRIED_BY_CLIENTS = frozenset({408, 409, 429})
+_FINAL = frozenset({"upstream_auth", "upstream_quota"})
+"""Another model server may do better, and was tried; the same call a moment later will not."""
 
 
 def _encoded(value: object) -> bytes:
@@ -72,12 +74,15 @@ def anthropic_frame(error: HeadgateError, request_id: str) -> bytes:
 
 
 def error_headers(error: HeadgateError) -> list[Header]:
-    """When to try again, and whether."""
+    """When to try again, and whether; and, with a 401, how to say who asks (RFC 9110, section 11.6.1)."""
     headers: list[Header] = list(error.headers)
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
     if error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
         headers.append((b"retry-after-ms", b"%d" % max(1, math.ceil(error.retry_after * 1000))))
-    if not error.retryable and (error.status in _RETRIED_BY_CLIENTS or error.status >= 500):
+    final = not error.retryable or error.code in _FINAL
+    if final and (error.status in _RETRIED_BY_CLIENTS or error.status >= 500):
         headers.append((b"x-should-retry", b"false"))
     return headers
 

@@ -119,9 +119,11 @@ def _our_fault(status: int, complaint: Complaint, wait: float | None) -> Failed:
     if status == 402 or (status == 429 and complaint.code in _QUOTA):
         return Overloaded("the gateway's own quota at the model server is spent", code="upstream_quota")
     if status == 429:
-        return Overloaded(
+        error = Overloaded(
             "the model server is over its rate limit", status=429, code="upstream_rate_limited", retry_after=wait
         )
+        error.type = "rate_limit_error"
+        return error
     if status in {408, 504}:
         return UpstreamTimeout(f"the model server took too long by its own count ({status})", retry_after=wait)
     if status in {503, 529}:
