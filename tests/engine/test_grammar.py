@@ -1,7 +1,9 @@
 """Grammars: masks let through what fits and nothing else; what is hostile costs little and is refused or ended."""
 
 import json
+import string
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,6 +79,33 @@ def test_a_folder_without_a_usable_tokenizer_has_no_grammars(tmp_path: Path) -> 
     (tmp_path / "tokenizer.json").write_text(TOKENIZER.to_str())
     assert Grammars.read(tmp_path, vocabulary=SIZE, eos_ids=()) is None
     assert Grammars.read(tmp_path, vocabulary=SIZE, eos_ids=(END,)) is not None
+
+
+def chained(by: str) -> dict[str, Any]:
+    """Many patterns that one string must all match."""
+    patterns = [f".*{letter}.*" for letter in string.ascii_letters[:30]]
+    if by == "allOf":
+        return {"allOf": [{"type": "string", "pattern": pattern} for pattern in patterns]}
+    if by == "anyOf":
+        schema: dict[str, Any] = {"type": "string"}
+        for pattern in patterns:
+            schema = {"type": "string", "pattern": pattern, "anyOf": [schema]}
+        return schema
+    definitions = {
+        f"d{index}": {"type": "string", "pattern": pattern, "$ref": f"#/$defs/d{index + 1}"}
+        for index, pattern in enumerate(patterns)
+    }
+    return {"$ref": "#/$defs/d0", "$defs": {**definitions, f"d{len(patterns)}": {"type": "string"}}}
+
+
+@pytest.mark.parametrize("by", ["allOf", "anyOf", "$ref"])
+def test_a_schema_that_would_compile_for_days_is_refused(by: str) -> None:
+    """Left alone, the engine's process would be lost to everyone: the test would not end."""
+    made = grammars()
+    for _ in range(2):
+        with pytest.raises(BadCall, match="does not compile within"):
+            made.start("start: %json " + json.dumps(chained(by)))
+    assert made.start('start: "yes"')
 
 
 class Stubborn:
