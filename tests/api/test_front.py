@@ -1,5 +1,6 @@
 """What is refused by a request's head, over a real socket."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -200,6 +201,28 @@ def test_head_and_options_answer_without_a_body(house: House) -> None:
     assert (head.status, head.body) == (200, b"")
     options = house.ask("OPTIONS", "/v1/models", key=None)
     assert (options.status, options.headers["allow"]) == (204, "GET, OPTIONS, HEAD")
+
+
+def test_a_client_of_http_1_0_gets_no_chunks(house: House) -> None:
+    body = b'{"model":"hello","stream":%b,"messages":[{"role":"user","content":"hi"}]}'
+    for stream in (b"false", b"true"):
+        sent = body % stream
+        with house.connect() as wire:
+            wire.send(b"POST /v1/chat/completions HTTP/1.0\r\ncontent-type: application/json\r\n")
+            wire.send(b"authorization: Bearer %b\r\ncontent-length: %d\r\n\r\n" % (KEY.encode(), len(sent)) + sent)
+            head, _, answer = wire.rest().partition(b"\r\n\r\n")
+        assert b"transfer-encoding" not in head
+        assert b"connection: close" in head
+        if stream == b"true":
+            assert answer.startswith(b'data: {"id":')
+            assert answer.endswith(b"\n\ndata: [DONE]\n\n")
+        else:
+            assert json.loads(answer)["choices"][0]["message"]["content"] == "Hello"
+            assert b"content-length: %d\r\n" % len(answer) in head
+    for request in (b"HEAD /livez HTTP/1.0\r\n\r\n", b"GET /livez HTTP/1.0\r\n\r\n"):
+        with house.connect() as wire:
+            wire.send(request)
+            assert wire.rest().endswith(b"\r\n\r\n" if b"HEAD" in request else b'{"status":"live"}')
 
 
 def test_head_leaves_the_connection_usable(house: House) -> None:

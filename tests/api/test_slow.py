@@ -97,6 +97,17 @@ def test_a_silent_stream_is_kept_alive_by_comments() -> None:
             assert [wire.chunk() for _ in range(3)] == [b": ping\n\n"] * 3
 
 
+def test_a_silent_stream_to_a_client_of_http_1_0_is_kept_alive_too() -> None:
+    with House(heartbeat_s=0.05) as house, house.connect() as wire:
+        house.gateway.answers["forever"] = forever
+        body = b'{"model":"forever","stream":true,"messages":[{"role":"user","content":"hi"}]}'
+        wire.send(b"POST /v1/chat/completions HTTP/1.0\r\nx-api-key: %b\r\n" % KEY.encode())
+        wire.send(b"content-length: %d\r\n\r\n" % len(body) + body)
+        assert wire.head()[0] == 200
+        assert b'"first"' in wire.until(b": ping\n\n")
+        assert wire.until(b": ping\n\n") == b": ping\n\n"
+
+
 def test_a_comment_never_delays_or_splits_a_frame() -> None:
     async def paced(_: Call) -> AsyncIterator[Event | bytes]:
         for number in range(60):

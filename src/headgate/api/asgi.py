@@ -55,13 +55,15 @@ class AsgiRequest:
 class AsgiSink:
     """An answer, as ASGI messages. Head and first bytes leave in one packet."""
 
-    __slots__ = ("_door", "_head", "_request", "_send", "begun", "ended")
+    __slots__ = ("_bare", "_door", "_head", "_request", "_send", "begun", "ended")
 
     def __init__(self, send: Send, door: Door, request: AsgiRequest) -> None:
         self._send = send
         self._door = door
         self._request = request
         self._head: Message | None = None
+        self._bare = request.version == "1.0" and request.method != "HEAD"
+        """HTTP/1.0 has no chunks: a body of unknown length ends with the connection (RFC 9112, section 6.1)."""
         self.begun = False
         self.ended = False
 
@@ -86,19 +88,33 @@ class AsgiSink:
     async def write(self, data: bytes) -> None:
         if not self.begun:
             await self._send(self._begin())
+        if self._bare:
+            data = await self._past_the_framing(data)
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, data: bytes = b"") -> None:
         if not self.begun:
             await self._send(self._begin())
+        if self._bare:
+            data = await self._past_the_framing(data)
         self.ended = True
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def _past_the_framing(self, data: bytes) -> bytes:
+        """Writes as it is what the server would frame; what is left for the server is nothing."""
+        await self._send({"type": "http.response.body", "body": b"", "more_body": True})  # waits for a slow client
+        if not self._door.gone:
+            self._door.write(data)
+        return b""
 
     def nudge(self, data: bytes) -> None:
         if self.ended or self._door.gone or self._door.blocked:
             return
         if not self.begun:
             _at_once(self._send(self._begin()))
+        if self._bare:
+            self._door.write(data)
+            return
         _at_once(self._send({"type": "http.response.body", "body": data, "more_body": True}))
 
 

@@ -226,6 +226,8 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         self.scope["state"]["door"] = self._door
         self.cycle.transport = self._door  # type: ignore[assignment]
+        if self.scope["http_version"] == "1.0":
+            self.cycle.chunked_encoding = False  # see `AsgiSink`
         if self._draining:
             self.cycle.keep_alive = False
         if len(self.pipeline) > MAX_PIPELINED:
