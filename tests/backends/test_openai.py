@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from headgate.core.errors import BadCall, HeadgateError
 from headgate.core.events import Finish
@@ -166,6 +167,21 @@ def test_the_body_is_sent_as_it_came_but_for_the_name_of_the_model(server: str) 
         sent = get(server, "/last")["body"]
         assert '"kept": [1, 2.5]' in sent
         assert json.loads(sent)["model"] == "ok"
+        await up.aclose()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("twice", [b'{"model":"dear",', b'{"mod\\u0065l":"dear",'])
+def test_a_body_that_names_two_models_is_sent_with_the_one_that_was_checked(server: str, twice: bytes) -> None:
+    async def main() -> None:
+        up = backend(server)
+        plain = call("ok")
+        doubled = structs.replace(plain, raw=twice + plain.raw[1:])
+        await up.open(doubled, target("ok"))
+        sent = get(server, "/last")["body"]
+        assert "dear" not in sent
+        assert json.loads(sent) == json.loads(plain.raw)
         await up.aclose()
 
     asyncio.run(main())

@@ -181,9 +181,13 @@ class OpenAIBackend:
         return head
 
     def _body(self, call: Call, target: Target) -> bytes:
-        """The caller's bytes; only where the model's name differs, or usage must be asked for, are members replaced."""
+        """The caller's bytes; only where the model's name differs, or usage must be asked for, are members replaced.
+
+        A body that may name two models is written anew, each member once: we checked the last, and a server that
+        goes by the first would answer with a model that the caller may not use.
+        """
         ask = self._settings.usage_in_stream and call.stream and not call.include_usage
-        if target.model == call.model and not ask:
+        if target.model == call.model and not ask and _names_one_model(call.raw):
             return call.raw
         try:
             members = _members.decode(call.raw)
@@ -212,6 +216,11 @@ def _headers(settings: OpenAISettings) -> dict[str, str]:
 def _segment(model: str) -> str:
     """A model's name as one piece of a path, which it can never leave."""
     return quote(model, safe="") if model.strip(".") else "%2E" * len(model)
+
+
+def _names_one_model(raw: bytes) -> bool:
+    """False, too, where an escape such as `mod\\u0065l` could hide a second name, or where it stands in a value."""
+    return raw.count(b'"model"') == 1 and b"\\u006" not in raw
 
 
 def _asking(options: Raw | None) -> Raw:
