@@ -85,6 +85,7 @@ def test_mutated_files_are_read_right_or_refused(data: st.DataObject, tmp_path_f
 
 
 UNSUPPORTED = {
+    "end token": ({"eos_token_id": [2, 5000]}, "outside of the vocabulary"),
     "architecture": ({"architectures": ["GPT2LMHeadModel"]}, "architecture"),
     "activation": ({"hidden_act": "gelu"}, "activation 'gelu'"),
     "quantised": ({"quantization_config": {"bits": 4}}, "quantised"),

@@ -92,6 +92,9 @@ def read_spec(folder: Path) -> ModelSpec:
     if (folder / "generation_config.json").exists():
         generation = _decode(folder / "generation_config.json", _Generation)
         eos = generation.eos_token_id if generation.eos_token_id is not None else eos
+    eos_ids = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
+    if any(not 0 <= token < config.vocab_size for token in eos_ids):
+        raise ModelFolderError(f"{folder}: eos_token_id {eos} is outside of the vocabulary of {config.vocab_size}")
     rope = config.rope_parameters or {}
     theta = config.rope_theta if config.rope_theta is not None else rope.get("rope_theta", 10_000.0)
     architecture = config.architectures[0]
@@ -110,7 +113,7 @@ def read_spec(folder: Path) -> ModelSpec:
         rope_scaling=_rope_scaling(folder, config.rope_scaling or rope),
         tied=config.tie_word_embeddings,
         attention_bias=config.attention_bias or architecture == "Qwen2ForCausalLM",
-        eos_ids=() if eos is None else (eos,) if isinstance(eos, int) else tuple(eos),
+        eos_ids=eos_ids,
     )
 
 
