@@ -10,7 +10,7 @@ import msgspec
 from headgate.backends.http.address import Resolver, resolve
 from headgate.backends.http.pool import PoolSettings
 from headgate.backends.openai import OpenAIBackend, OpenAISettings
-from headgate.core.call import Call
+from headgate.core.call import Call, Operation
 from headgate.core.clock import SystemClock
 from headgate.core.deadline import Deadline, Timeouts
 from headgate.core.errors import HeadgateError
@@ -24,7 +24,7 @@ TYPES = {"chat": ChatRequest, "completion": CompletionRequest, "embedding": Embe
 FAST = Timeouts(connect_s=2.0, first_token_s=5.0, between_tokens_s=5.0, total_s=20.0)
 
 
-def call(model: str = "ok", *, operation: str = "chat", seconds: float = 20.0, **fields: Any) -> Call:
+def call(model: str = "ok", *, operation: Operation = "chat", seconds: float = 20.0, **fields: Any) -> Call:
     """A call whose raw body is what a client would send."""
     body: dict[str, Any] = {"model": model}
     if operation == "chat":

@@ -51,7 +51,7 @@ def test_a_whole_answer_passes_untouched_with_its_usage(server: str) -> None:
 def test_a_stream_passes_byte_for_byte_however_it_was_framed(server: str, model: str, usage: bool) -> None:
     async def main() -> None:
         up = backend(server)
-        options = {"stream_options": {"include_usage": True}} if usage else {}
+        options: dict[str, Any] = {"stream_options": {"include_usage": True}} if usage else {}
         answer = await up.open(call(model, stream=True, **options), target(model))
         data, events, error = await collect(answer)
         assert error is None

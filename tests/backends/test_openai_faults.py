@@ -1,6 +1,7 @@
 """Upstreams that misbehave: each fault ends in the right error, and nothing of it passes for an answer."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -70,7 +71,7 @@ IN_THE_STREAM = {
 }
 
 
-async def refused(base_url: str, model: str, *, stream: bool, **settings: object) -> HeadgateError:
+async def refused(base_url: str, model: str, *, stream: bool, **settings: Any) -> HeadgateError:
     up = backend(base_url, **settings)
     with pytest.raises(HeadgateError) as error:
         await up.open(call(model, stream=stream), target(model))

@@ -5,13 +5,16 @@ import gzip
 import json
 import socket
 import struct
+from collections.abc import Awaitable, Callable
 from typing import Any
+
+Behaviour = Callable[["Exchange"], Awaitable[bool]]
 
 
 class Exchange:
     """One request on its way to an answer."""
 
-    def __init__(self, writer: asyncio.StreamWriter, stats: Any, request: dict) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, stats: Any, request: dict[str, Any]) -> None:
         self.writer = writer
         self.stats = stats
         self.request = request
@@ -68,7 +71,7 @@ class Exchange:
         return bool(self.request.get("stream"))
 
 
-def last_user_text(request: dict) -> str:
+def last_user_text(request: dict[str, Any]) -> str:
     for message in reversed(request.get("messages", [])):
         if message.get("role") == "user":
             content = message.get("content")
@@ -76,7 +79,7 @@ def last_user_text(request: dict) -> str:
     return str(request.get("prompt", ""))
 
 
-def chunk(choices: list[dict], **more: Any) -> bytes:
+def chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
     value = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "up", "choices": choices}
     return json.dumps({**value, **more}, ensure_ascii=False, separators=(",", ":")).encode()
 
@@ -110,7 +113,7 @@ def chunks(exchange: Exchange) -> list[bytes]:
     return [*out, b"[DONE]"]
 
 
-def whole(exchange: Exchange, **more: Any) -> dict:
+def whole(exchange: Exchange, **more: Any) -> dict[str, Any]:
     text = "".join(words(exchange))
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     answer = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "up", "choices": [choice]}
@@ -385,4 +388,5 @@ async def behaviour(exchange: Exchange) -> bool:
     """Runs what the model's name asks for; an unknown name is answered well."""
     name, _, options = str(exchange.request.get("model", "")).partition(":")
     exchange.options = dict(option.split("=", 1) for option in options.split(",") if "=" in option)
-    return await BEHAVIOURS.get(name, ok)(exchange)
+    run: Behaviour = BEHAVIOURS.get(name, ok)
+    return await run(exchange)

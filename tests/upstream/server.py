@@ -15,6 +15,7 @@ import ssl
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.upstream.behaviours import Exchange, behaviour
 
@@ -30,9 +31,9 @@ class Stats:
     connections: int = 0
     accepted: int = 0
     sent: int = 0
-    last: dict = field(default_factory=dict)
+    last: dict[str, Any] = field(default_factory=dict)
 
-    def counts(self) -> dict:
+    def counts(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "last"}
 
 

@@ -141,7 +141,7 @@ def test_a_forced_tool_call_comes_whole_and_in_pieces(sdk: Sdk) -> None:
     call = choice.message.tool_calls[0]
     assert (choice.finish_reason, call.type, call.function.name) == ("tool_calls", "function", "get_weather")
     assert json.loads(call.function.arguments) == {"city": 'Zürich "north" 東'}
-    deltas = []
+    deltas: list[Any] = []
     for piece in sdk.pieces(sdk.chat(stream=True, **fields)):
         deltas += piece.choices[0].delta.tool_calls or []
         last = piece.choices[0].finish_reason
@@ -203,7 +203,7 @@ def test_every_answer_names_its_request(sdk: Sdk) -> None:
     list(sdk.pieces(stream))
     with pytest.raises(openai.NotFoundError) as missing:
         sdk.chat(model="nobody")
-    assert missing.value.request_id.startswith("req_")
+    assert str(missing.value.request_id).startswith("req_")
 
 
 def error_of(sdk: Sdk, **fields: Any) -> openai.APIStatusError:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import pytest
@@ -206,7 +207,7 @@ def test_the_pool_is_bounded_and_waiters_are_served_in_order(server: str, run: R
         waiting = []
         for number in range(3):
             waiting.append(asyncio.ensure_future(one(number)))
-            await until(lambda number=number: http.counts.waiting == number + 1)
+            await until(partial(lambda count: http.counts.waiting == count, number + 1))
         with pytest.raises(Overloaded) as full:
             await post(http, "ok")
         assert full.value.code == "upstream_pool_full"
