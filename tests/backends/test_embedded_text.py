@@ -116,11 +116,12 @@ def parse(text: str, at: Sequence[int] = (), *, parallel: bool = True) -> tuple[
     for piece in cuts(text, at):
         pieces += parser.feed(piece)
     pieces += parser.flush()
-    shown, calls = "", []
-    for piece in pieces:
-        match piece:
+    shown = ""
+    calls: list[tuple[str, str]] = []
+    for found in pieces:
+        match found:
             case str():
-                shown += piece
+                shown += found
             case CallStart(name):
                 calls.append((name, ""))
             case CallArguments(arguments):
@@ -165,7 +166,7 @@ MALFORMED = [
 
 @pytest.mark.parametrize("text", MALFORMED)
 def test_what_is_no_call_is_text_to_the_letter(text: str) -> None:
-    for at in ([], range(len(text))):
+    for at in ((), range(len(text))):
         assert parse(text, at) == (text, [])
 
 
@@ -186,7 +187,7 @@ def test_a_call_that_breaks_off_inside_ends_there() -> None:
 
 def test_without_parallel_calls_nothing_follows_the_first() -> None:
     one = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
-    for at in ([], range(200)):
+    for at in ((), range(200)):
         assert parse(one + "\n" + one + "text", at, parallel=False) == ("", [("f", "{}")])
 
 

@@ -16,7 +16,7 @@ from tests.backends.embedded import CLOCK, reason, text
 
 def write(shown: str, form: Form, *, merge: int = 1, finish: str = "stop") -> tuple[list[Event], ChoiceWriter]:
     made = folders.tokenizer()
-    ids = [*made.encode(shown, add_special_tokens=False).ids, made.token_to_id("<|im_end|>")]
+    ids = [*made.encode(shown, add_special_tokens=False).ids, made.get_vocab()["<|im_end|>"]]
     vocabulary = Vocabulary(folders.tokenizer())
     writer = ChoiceWriter(0, form, vocabulary, Ids(CLOCK, random.Random(0)).new)
     out: list[Event] = []
@@ -36,7 +36,7 @@ CALLS = (
 
 @pytest.mark.parametrize("merge", [1, 3, 1000])
 def test_tool_calls_come_as_deltas_with_positions(merge: int) -> None:
-    end = folders.tokenizer().token_to_id("<|im_end|>")
+    end = folders.tokenizer().get_vocab()["<|im_end|>"]
     form = Form(tools=frozenset({"f", "g"}), ends=frozenset({end}))
     out, writer = write(CALLS, form, merge=merge)
     assert text(out) == "Let me see. "
@@ -89,7 +89,7 @@ def test_a_call_begun_for_the_model_and_cut_before_its_name_shows_no_marker(
 
 
 def test_what_the_model_wrote_instead_of_a_call_is_shown() -> None:
-    end = folders.tokenizer().token_to_id("<|im_end|>")
+    end = folders.tokenizer().get_vocab()["<|im_end|>"]
     form = Form(tools=frozenset({"get_weather"}), begun='<tool_call>\n{"name": "', ends=frozenset({end}))
     out, _ = write("the cat", form)
     assert text(out) == '<tool_call>\n{"name": "the cat'

@@ -16,7 +16,7 @@ from tests.backends import folders
 from tests.engine.drive import Engine, limits
 
 TOKENIZER = folders.tokenizer()
-END = TOKENIZER.token_to_id("<|im_end|>")
+END = TOKENIZER.get_vocab()["<|im_end|>"]
 SIZE = TOKENIZER.get_vocab_size()
 
 

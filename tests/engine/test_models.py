@@ -84,7 +84,7 @@ def test_mutated_files_are_read_right_or_refused(data: st.DataObject, tmp_path_f
         pass
 
 
-UNSUPPORTED = {
+UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "end token": ({"eos_token_id": [2, 5000]}, "outside of the vocabulary"),
     "architecture": ({"architectures": ["GPT2LMHeadModel"]}, "architecture"),
     "activation": ({"hidden_act": "gelu"}, "activation 'gelu'"),

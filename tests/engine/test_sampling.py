@@ -31,7 +31,8 @@ def exact(row: np.ndarray, params: SamplingParams) -> np.ndarray:
         keep = kept
     out = np.zeros(len(row))
     out[keep] = weights[keep]
-    return out / out.sum()
+    total_kept: float = out.sum()
+    return np.asarray(out / total_kept)
 
 
 CASES = {

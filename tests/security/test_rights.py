@@ -52,7 +52,7 @@ def test_every_endpoint_is_listed_with_the_scope_it_wants(gate: Live) -> None:
 def test_only_keys_of_the_right_scope_pass(gate: Live, method: str, path: str) -> None:
     wanted = WHO_MAY[method, path]
     where = path.replace("{id}", "nobody")
-    body = {} if method == "POST" else None
+    body: dict[str, str] | None = {} if method == "POST" else None
     made = {
         "no key": (None, wanted is None),
         "a wrong key": ("hg-wrong", wanted is None),

@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -40,6 +41,10 @@ def put(name: str, value: str = "1") -> Any:
 
 def names(db: Connection) -> list[str]:
     return list(db.execute(sa.select(SETTINGS.c.name).order_by(SETTINGS.c.name)).scalars())
+
+
+def all_rows(table: sa.Table, db: sa.Connection) -> list[dict[str, Any]]:
+    return [dict(row) for row in db.execute(sa.select(table).order_by("id")).mappings()]
 
 
 def test_a_transaction_commits_what_it_did_and_gives_what_it_returns(sql_url: str) -> None:
@@ -95,12 +100,7 @@ def test_every_column_gives_back_what_was_put_in(sql_url: str) -> None:
             free = {**row, "id": "a_2", "cost_usd": None}
             await sql.run(lambda db: db.execute(sa.insert(tables.ledger), [row, free]))
 
-            kept = {
-                table.name: await sql.read(
-                    lambda db, table=table: [dict(r) for r in db.execute(sa.select(table).order_by("id")).mappings()]
-                )
-                for table in (tables.keys, tables.ledger)
-            }
+            kept = {table.name: await sql.read(partial(all_rows, table)) for table in (tables.keys, tables.ledger)}
             assert kept == {"keys": [key], "ledger": [row, free]}
             nulls = sa.select(sa.func.count()).select_from(tables.keys).where(tables.keys.c.models.is_(None))
             assert await sql.read(lambda db: db.execute(nulls).scalar()) == 1
