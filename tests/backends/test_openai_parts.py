@@ -160,3 +160,14 @@ def test_an_inlined_image_is_not_counted_as_text() -> None:
     assert PART_TOKENS < input_tokens(call(messages=messages)) < PART_TOKENS + 20
     assert input_tokens(call(operation="embedding", input=[[1, 2, 3]] * 10_000)) == 30_000
     assert 1 < input_tokens(call()) < 50
+
+
+def test_half_an_emoji_in_an_event_is_legal_and_passes_as_it_came() -> None:
+    frames = [
+        b'data: {"choices":[{"index":0,"delta":{"content":"\\ud83d"}}]}\n\n',
+        b'data: {"choices":[{"index":0,"delta":{"content":"\\ude00"},"finish_reason":"stop"}]}\n\n',
+    ]
+    reader = FrameReader(Expectation(), Progress())
+    passed = [item for frame in frames for item in reader.feed(frame) if isinstance(item, bytes)]
+    assert reader.error is None
+    assert passed == frames

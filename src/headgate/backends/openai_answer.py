@@ -1,8 +1,9 @@
 """OpenAI's answer bodies: is it one, and what did it use."""
 
+import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -34,6 +35,23 @@ class _Texts(Struct):
 _body = msgspec.json.Decoder(_Body)
 _texts = msgspec.json.Decoder(_Texts)
 Undecodable = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_HALF = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+"""The escape of a surrogate: half of a code point beyond the first 65,536."""
+T = TypeVar("T")
+
+
+def look_into(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
+    """Decodes what a model server sent. Raises `Undecodable`.
+
+    A server in JavaScript may cut an emoji in two: each half is legal JSON, and msgspec refuses it. For the look the
+    halves are replaced; what passes on is what came.
+    """
+    try:
+        return decoder.decode(data)
+    except msgspec.DecodeError:
+        if not _HALF.search(data):
+            raise
+        return decoder.decode(_HALF.sub(rb"\\ufffd", data))
 
 
 def given(raw: Raw | UnsetType) -> Raw | None:
@@ -46,7 +64,7 @@ def read_body(body: bytes, operation: Operation, input_estimate: int, secret: st
     try:
         if not body.isascii():
             body.decode()
-        found = _body.decode(body)
+        found = look_into(_body, body)
     except Undecodable as wrong:
         raise Upstream("the model server's answer is not the JSON it should be", code="upstream_bad_answer") from wrong
     error = given(found.error)

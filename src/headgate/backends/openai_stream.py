@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from headgate.backends.http.exchange import Exchange
-from headgate.backends.openai_answer import Undecodable, cut_short, error_in, given, read_usage
+from headgate.backends.openai_answer import Undecodable, cut_short, error_in, given, look_into, read_usage
 from headgate.backends.sse import EventTooLarge, SseDecoder, SseEvent
 from headgate.core.errors import HeadgateError, Upstream
 from headgate.core.events import Event, Finish, FinishReason
@@ -154,7 +154,7 @@ class FrameReader:
         try:
             if not data.isascii():
                 data.decode()
-            chunk = _chunk.decode(data)
+            chunk = look_into(_chunk, data)
         except Undecodable as error:
             raise Upstream("the model server sent an event that is not JSON", code="upstream_bad_answer") from error
         told, used = given(chunk.error), given(chunk.usage)
