@@ -4,7 +4,7 @@ import asyncio
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headgate.core.counters import Take
@@ -94,6 +94,10 @@ def test_every_decision_is_that_of_exact_arithmetic(limit: dict[str, tuple[float
 @given(
     limits(st.floats(1e-3, 1e8)),
     steps(st.floats(0, 1e5), st.floats(-1e8, 1e8)),
+)
+@example(
+    {**dict.fromkeys("ab", (1.0, 1.0)), "c": (1.0, 43980466.0)},
+    [(2048.0, [("c", 1e-05)], False), (0.0, [("c", 1.0)], False)],
 )
 def test_no_numbers_lead_further_from_exact_arithmetic_than_rounding(
     limit: dict[str, tuple[float, float]], moves: list[Step]

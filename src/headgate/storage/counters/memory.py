@@ -4,6 +4,7 @@ No method waits for anything, which is what makes each atomic.
 """
 
 import heapq
+import math
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
@@ -105,7 +106,9 @@ class MemoryCounters:
             self._buckets.room([take.key for take, level in zip(takes, after, strict=True) if level > 0], now)
             for take, level in zip(takes, after, strict=True):
                 if level > 0:
-                    self._buckets.put(take.key, (level, now), now + level / take.refill_per_s)
+                    # The next time there is: a leak shorter than the clock's steps must not end at this instant.
+                    full_at = math.nextafter(now + level / take.refill_per_s, math.inf)
+                    self._buckets.put(take.key, (level, now), full_at)
                 else:
                     self._buckets.drop(take.key, now)
         return decision
