@@ -106,8 +106,8 @@ class MemoryCounters:
             self._buckets.room([take.key for take, level in zip(takes, after, strict=True) if level > 0], now)
             for take, level in zip(takes, after, strict=True):
                 if level > 0:
-                    # The next time there is: a leak shorter than the clock's steps must not end at this instant.
-                    full_at = math.nextafter(now + level / take.refill_per_s, math.inf)
+                    # At least the next time there is: a leak shorter than the clock's steps does not end at once.
+                    full_at = max(now + level / take.refill_per_s, math.nextafter(now, math.inf))
                     self._buckets.put(take.key, (level, now), full_at)
                 else:
                     self._buckets.drop(take.key, now)
