@@ -1,8 +1,6 @@
 """The drivers under test: real files, real PostgreSQL, real Redis."""
 
 import secrets
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,21 +15,6 @@ from tests.storage.driver import CountersDriver
 @pytest.fixture(scope="session")
 def redis_url() -> str:
     return servers.redis_url()
-
-
-@pytest.fixture
-def postgres_url() -> Iterator[str]:
-    """A database of its own."""
-    with servers.postgres_database() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def sql_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/state.db"
-    return str(request.getfixturevalue("postgres_url"))
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -74,5 +74,5 @@ class Inference:
         ]
 
     async def aclose(self) -> None:
+        """Closing the backend ends its engine."""
         await self.backend.aclose()
-        await self.client.aclose()
