@@ -25,8 +25,8 @@ from headgate.core.principal import Principal, Scope
 from headgate.core.reply import Reply
 from headgate.core.target import RouteTable
 from headgate.core.usage import Usage
-from headgate.pipeline.keyring import CreatedKey, KeyRecord, KeySpec
-from headgate.pipeline.usage import UsageQuery, UsageRow
+from headgate.ledger.usage import UsageQuery, UsageRow
+from headgate.tenancy.keyring import CreatedKey, KeyRecord, KeySpec
 
 KEY = "hg-user"
 ADMIN = "hg-admin"

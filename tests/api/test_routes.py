@@ -8,7 +8,7 @@ import pytest
 from headgate.api.build import ROUTES
 from headgate.core.events import Finish, Text, TokenLogprob
 from headgate.core.usage import Usage
-from headgate.pipeline.usage import UsageRow
+from headgate.ledger.usage import UsageRow
 from tests.api.house import ADMIN, House, script
 
 

@@ -14,11 +14,11 @@ from headgate.app.home import Home, server_secret
 from headgate.app.yamlfile import ConfigError
 from headgate.core.clock import SystemClock
 from headgate.core.ids import Ids
-from headgate.pipeline.keyring import KeySpec
-from headgate.pipeline.keys import Keys
-from headgate.pipeline.store import Store
 from headgate.storage.sql.open import open_sql
 from headgate.telemetry.log import Log
+from headgate.tenancy.keyring import KeySpec
+from headgate.tenancy.keys import Keys
+from headgate.tenancy.store import Store
 
 
 def mode(path: Path) -> int:

@@ -6,8 +6,8 @@ from typing import Any
 
 from headgate.core.counters import Take
 from headgate.core.principal import KeyLimits, Principal
+from headgate.ledger.journal import Journal
 from headgate.pipeline.admission import Admission, AdmissionSettings, Lease
-from headgate.pipeline.journal import Journal
 from headgate.storage.counters.memory import MemoryCounters
 from tests.clock import VirtualClock
 from tests.pipeline.spine import make_call

@@ -20,18 +20,18 @@ from headgate.core.errors import HeadgateError
 from headgate.core.events import Event
 from headgate.core.ids import Ids
 from headgate.core.ports import Answer, Backend, Health, ModelInfo, Progress
-from headgate.core.principal import KeyLimits, KeyTable, Principal
+from headgate.core.principal import KeyLimits, KeyTable, Principal, hash_key
 from headgate.core.reply import Reply
 from headgate.core.request import ChatRequest, CompletionRequest
 from headgate.core.target import Route, RouteTable, Target
 from headgate.core.usage import Receipt, Usage
+from headgate.ledger.journal import Journal, decode
+from headgate.ledger.prices import Price, PriceBook, PriceTable
 from headgate.pipeline.admission import Admission, AdmissionSettings
-from headgate.pipeline.auth import Auth, hash_key
+from headgate.pipeline.auth import Auth
 from headgate.pipeline.dispatch import Dispatch
 from headgate.pipeline.gateway import Gateway
-from headgate.pipeline.journal import Journal, decode
 from headgate.pipeline.meter import Meter
-from headgate.pipeline.prices import Price, PriceBook, PriceTable
 from headgate.storage.counters.memory import MemoryCounters
 from headgate.telemetry.log import Log
 from headgate.telemetry.metrics import Metrics

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from headgate.core.errors import Forbidden, Unauthorized
-from headgate.core.principal import KeyTable, Principal, Scope
-from headgate.pipeline.auth import KEY_LENGTH_MAX, Auth, hash_key, may_use
+from headgate.core.principal import KeyTable, Principal, Scope, hash_key
+from headgate.pipeline.auth import KEY_LENGTH_MAX, Auth, may_use
 from tests.clock import VirtualClock
 from tests.pipeline.spine import KEY, SECRET
 

@@ -12,7 +12,7 @@ from headgate.core.errors import Forbidden, HeadgateError, NotFound, OverLimit, 
 from headgate.core.events import Finish, Text
 from headgate.core.principal import KeyLimits, Principal
 from headgate.core.usage import Usage
-from headgate.pipeline.prices import PriceBook, PriceTable
+from headgate.ledger.prices import PriceBook, PriceTable
 from tests.pipeline.spine import KEY, PROMPT, Bodied, Spine, Telling, fails, read, says
 
 

@@ -89,9 +89,9 @@ def test_a_violation_is_caught_by_the_contract_meant_for_it(house: Path, contrac
 
 
 ALLOWED = [
-    ("stores", "pipeline.store", "import headgate.storage"),
+    ("stores", "tenancy.store", "import headgate.storage"),
     ("stores", "app.build", "import headgate.storage"),
-    ("sql", "pipeline.store", "import sqlalchemy"),
+    ("sql", "tenancy.store", "import sqlalchemy"),
     ("sql", "storage.planted", "import sqlalchemy, redis, psycopg, alembic"),
     ("arrays", "engine.planted", "import numpy"),
     ("torch", "training.planted", "import torch"),

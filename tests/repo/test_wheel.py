@@ -20,7 +20,7 @@ def test_the_wheel_holds_the_model_the_prices_the_migrations_and_no_tests(tmp_pa
     assert {
         "headgate/engine/bundled/headgate-demo/model.safetensors",
         "headgate/engine/bundled/headgate-demo/tokenizer.json",
-        "headgate/pipeline/prices.toml",
+        "headgate/ledger/prices.toml",
         "headgate/storage/sql/migrations/env.py",
         "headgate/py.typed",
     } <= names

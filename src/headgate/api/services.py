@@ -12,8 +12,8 @@ from headgate.core.ports import ModelInfo
 from headgate.core.principal import Principal, Scope
 from headgate.core.reply import Reply
 from headgate.core.target import RouteTable
-from headgate.pipeline.keyring import CreatedKey, KeyRecord, KeySpec
-from headgate.pipeline.usage import UsageQuery, UsageRow
+from headgate.ledger.usage import UsageQuery, UsageRow
+from headgate.tenancy.keyring import CreatedKey, KeyRecord, KeySpec
 
 
 class Gateway(Protocol):

@@ -25,18 +25,17 @@ from headgate.core.ports import Backend, ModelInfo
 from headgate.core.principal import KeyTable, Principal
 from headgate.core.target import RouteTable
 from headgate.core.tasks import Tasks
+from headgate.ledger import store as ledger_store
+from headgate.ledger.journal import Journal
+from headgate.ledger.prices import BUNDLED_BOOK, PriceTable, read_book
+from headgate.ledger.shipper import Shipper
+from headgate.ledger.usage import UsageQuery, UsageRow
 from headgate.ops.readiness import Readiness
 from headgate.pipeline.admission import Admission
 from headgate.pipeline.auth import Auth, may_use
 from headgate.pipeline.dispatch import Dispatch
 from headgate.pipeline.gateway import Gateway
-from headgate.pipeline.journal import Journal
-from headgate.pipeline.keys import Keys
 from headgate.pipeline.meter import Meter
-from headgate.pipeline.prices import BUNDLED_BOOK, PriceTable, read_book
-from headgate.pipeline.shipper import Shipper
-from headgate.pipeline.store import Store
-from headgate.pipeline.usage import UsageQuery, UsageRow
 from headgate.storage.counters.open import open_counters
 from headgate.storage.errors import StorageError
 from headgate.storage.sql.open import open_sql
@@ -44,6 +43,8 @@ from headgate.storage.sql.port import Sql
 from headgate.telemetry import names
 from headgate.telemetry.log import Log
 from headgate.telemetry.metrics import Metrics
+from headgate.tenancy import store as tenancy_store
+from headgate.tenancy.keys import Keys
 
 SHIP_SECONDS = 10.0
 """How long the last receipts may take to reach SQL at shutdown; what does not is shipped at the next start."""
@@ -55,7 +56,7 @@ class Parts:
 
     gateway: Gateway
     keys: Keys
-    store: Store
+    store: ledger_store.Store
     fleet: Fleet
     inference: Inference | None
     readiness: Readiness
@@ -68,13 +69,12 @@ class Parts:
     tasks: Tasks
 
 
-async def open_store(config: Config, home: Path) -> tuple[Sql, Store]:
+async def open_database(config: Config, home: Path) -> Sql:
     """The configured database, migrated. Raises `ConfigError` where it is not usable as configured."""
     try:
-        sql = await open_sql(config.storage.sql or f"sqlite:///{home / 'headgate.db'}")
+        return await open_sql(config.storage.sql or f"sqlite:///{home / 'headgate.db'}")
     except StorageError as error:
         raise ConfigError(str(error)) from error
-    return sql, Store(sql)
 
 
 def price_table(config: Config) -> PriceTable:
@@ -93,8 +93,9 @@ async def build(
         rng = random.Random(random.SystemRandom().getrandbits(64))
         ids, metrics, tasks = Ids(clock, rng), Metrics(), Tasks()
 
-        sql, store = await open_store(config, environment.home)
+        sql = await open_database(config, environment.home)
         stack.push_async_callback(sql.aclose)
+        store = ledger_store.Store(sql)
         try:
             counters = open_counters(config.storage.counters, clock)
         except StorageError as error:
@@ -108,7 +109,7 @@ async def build(
 
         secret = home.secret(environment.secret)
         auth = Auth(clock, secret)
-        keys = Keys(store, secret, clock, ids, lambda table: _swap_keys(auth, table), log)
+        keys = Keys(tenancy_store.Store(sql), secret, clock, ids, lambda table: _swap_keys(auth, table), log)
         await keys.refresh()
 
         meter = Meter(clock, ids, price_table(config), journal, metrics, log)
@@ -194,7 +195,7 @@ def _models_of(table: RouteTable, principal: Principal) -> list[ModelInfo]:
     return [model for model in visible_models(table) if may_use(principal, model.id)]
 
 
-async def _usage(shipper: Shipper, store: Store, query: UsageQuery) -> list[UsageRow]:
+async def _usage(shipper: Shipper, store: ledger_store.Store, query: UsageQuery) -> list[UsageRow]:
     """Up to the last receipt: what the journal still holds is shipped first."""
     await shipper.flush()
     return await store.usage(query)

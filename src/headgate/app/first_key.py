@@ -3,8 +3,8 @@
 from headgate.app.home import Home
 from headgate.app.yamlfile import ConfigError
 from headgate.core.principal import Scope
-from headgate.pipeline.keyring import KeySpec
-from headgate.pipeline.keys import Keys
+from headgate.tenancy.keyring import KeySpec
+from headgate.tenancy.keys import Keys
 
 BOOTSTRAP_ID = "key_bootstrap"
 LENGTH_MIN = 16

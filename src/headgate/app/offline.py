@@ -4,7 +4,7 @@ import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from headgate.app.build import open_store
+from headgate.app.build import open_database
 from headgate.app.config import EMBEDDED, Config, Environment
 from headgate.app.fleet import Fleet
 from headgate.app.home import make_folder, server_secret
@@ -15,8 +15,9 @@ from headgate.core.ports import Backend, ModelInfo
 from headgate.core.target import Route, RouteTable
 from headgate.ops import doctor
 from headgate.ops.doctor import Finding
-from headgate.pipeline.keys import Keys
 from headgate.telemetry.log import Log
+from headgate.tenancy.keys import Keys
+from headgate.tenancy.store import Store
 
 
 @asynccontextmanager
@@ -24,11 +25,11 @@ async def open_keys(config: Config, environment: Environment) -> AsyncIterator[K
     """The keys service on the configured database. A running server follows its changes within half a second."""
     clock = SystemClock()
     make_folder(environment.home)
-    sql, store = await open_store(config, environment.home)
+    sql = await open_database(config, environment.home)
     try:
         secret = server_secret(environment.home, environment.secret)
         ids = Ids(clock, random.SystemRandom())
-        yield Keys(store, secret, clock, ids, lambda table: None, Log(clock, "error"))
+        yield Keys(Store(sql), secret, clock, ids, lambda table: None, Log(clock, "error"))
     finally:
         await sql.aclose()
 

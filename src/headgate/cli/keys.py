@@ -13,8 +13,8 @@ from headgate.app.offline import open_keys
 from headgate.cli.common import Commands, add, place_options, table
 from headgate.core.errors import BadCall
 from headgate.core.principal import KeyLimits
-from headgate.pipeline.keyring import KeyRecord, KeySpec
-from headgate.pipeline.keys import Keys
+from headgate.tenancy.keyring import KeyRecord, KeySpec
+from headgate.tenancy.keys import Keys
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 

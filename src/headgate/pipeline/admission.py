@@ -16,7 +16,7 @@ from headgate.core.principal import Principal
 from headgate.core.reply import Header
 from headgate.core.request import ChatRequest, CompletionRequest, prompts
 from headgate.core.tasks import finish
-from headgate.pipeline.journal import Journal
+from headgate.ledger.journal import Journal
 from headgate.pipeline.limit_headers import limit_headers
 
 OUTPUT_RESERVED_MAX = 32_768

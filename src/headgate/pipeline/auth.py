@@ -1,19 +1,12 @@
 """Who is calling: a key against a snapshot in memory. No SQL, no waiting."""
 
-import hashlib
-import hmac
 from fnmatch import fnmatchcase
 
 from headgate.core.clock import Clock
 from headgate.core.errors import Forbidden, Unauthorized
-from headgate.core.principal import KeyTable, Principal, Scope
+from headgate.core.principal import KeyTable, Principal, Scope, hash_key
 
 KEY_LENGTH_MAX = 256
-
-
-def hash_key(secret: bytes, key: str) -> str:
-    """HMAC-SHA-256 under the server's secret: a stolen table of hashes is no use without it."""
-    return hmac.new(secret, key.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
 class Auth:

@@ -13,8 +13,8 @@ from headgate.core.ports import Progress
 from headgate.core.principal import Principal
 from headgate.core.target import Target
 from headgate.core.usage import Outcome, Receipt, Usage
-from headgate.pipeline.journal import Journal
-from headgate.pipeline.prices import PriceTable
+from headgate.ledger.journal import Journal
+from headgate.ledger.prices import PriceTable
 from headgate.telemetry import names
 from headgate.telemetry.log import Log
 from headgate.telemetry.metrics import Metrics

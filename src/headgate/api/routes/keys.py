@@ -10,7 +10,7 @@ from headgate.api.exchange import Exchange
 from headgate.api.wire.decode import decode
 from headgate.core.errors import NotFound
 from headgate.core.principal import KeyLimits, Scope
-from headgate.pipeline.keyring import KeyRecord, KeySpec
+from headgate.tenancy.keyring import KeyRecord, KeySpec
 
 
 class Key(Struct, frozen=True, kw_only=True, omit_defaults=False):

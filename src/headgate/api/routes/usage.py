@@ -9,7 +9,7 @@ from msgspec import Struct
 from headgate.api.application import Route
 from headgate.api.exchange import Exchange
 from headgate.core.errors import BadCall
-from headgate.pipeline.usage import GroupBy, UsageQuery, UsageRow
+from headgate.ledger.usage import GroupBy, UsageQuery, UsageRow
 
 DAY_S = 86_400.0
 DEFAULT_DAYS = 30

@@ -13,16 +13,16 @@ import sqlalchemy as sa
 
 from headgate.core.errors import Overloaded
 from headgate.core.usage import Receipt
-from headgate.pipeline.journal import Journal
-from headgate.pipeline.shipper import Shipper
-from headgate.pipeline.store import Store
+from headgate.ledger.journal import Journal
+from headgate.ledger.shipper import Shipper
+from headgate.ledger.store import Store
 from headgate.storage.sql import tables
 from headgate.storage.sql.open import open_sql
 from headgate.storage.sql.port import Sql
 from headgate.telemetry.log import Log
 from tests.clock import VirtualClock
+from tests.ledger.test_journal import names, receipt
 from tests.pipeline.spine import until
-from tests.pipeline.test_journal import names, receipt
 
 
 class Shaky(Store):

@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from headgate.core.usage import Receipt, Usage
-from headgate.pipeline.store import Store
-from headgate.pipeline.usage import UsageQuery, UsageRow
+from headgate.ledger.store import Store
+from headgate.ledger.usage import UsageQuery, UsageRow
 from headgate.storage.sql.open import open_sql
-from tests.pipeline.test_journal import receipt
+from tests.ledger.test_journal import receipt
 
 DAY = 86_400
 START = 20_000 * DAY  # 2024-10-04

@@ -10,12 +10,11 @@ from msgspec import structs
 from headgate.core.clock import Clock
 from headgate.core.errors import BadCall, HeadgateError, NotFound
 from headgate.core.ids import Ids
-from headgate.core.principal import KeyTable, Scope
-from headgate.pipeline.auth import hash_key
-from headgate.pipeline.keyring import CreatedKey, KeyRecord, KeySpec
-from headgate.pipeline.store import Store
+from headgate.core.principal import KeyTable, Scope, hash_key
 from headgate.telemetry import names
 from headgate.telemetry.log import Log
+from headgate.tenancy.keyring import CreatedKey, KeyRecord, KeySpec
+from headgate.tenancy.store import Store
 
 PREFIX = "hg-"
 VISIBLE_LENGTH = 11

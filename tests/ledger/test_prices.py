@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from headgate.core.usage import Usage
-from headgate.pipeline.prices import BUNDLED_BOOK, Price, PriceBook, PriceTable, read_book
+from headgate.ledger.prices import BUNDLED_BOOK, Price, PriceBook, PriceTable, read_book
 
 
 def at(text: str) -> float:

@@ -10,8 +10,8 @@ import pytest
 
 from headgate.core.errors import Overloaded
 from headgate.core.usage import Receipt, Usage
-from headgate.pipeline import journal as module
-from headgate.pipeline.journal import Journal, decode
+from headgate.ledger import journal as module
+from headgate.ledger.journal import Journal, decode
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,8 +129,8 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from headgate.core.errors import Overloaded
-from headgate.pipeline.journal import Journal
-from tests.pipeline.test_journal import ids, names, receipt
+from headgate.ledger.journal import Journal
+from tests.ledger.test_journal import ids, names, receipt
 
 journal, taken, refused = Journal(Path(sys.argv[1])), 0, 0
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))

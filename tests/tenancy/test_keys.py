@@ -14,12 +14,12 @@ from headgate.core.errors import BadCall, Forbidden, NotFound, Overloaded, Unaut
 from headgate.core.ids import Ids
 from headgate.core.principal import KeyLimits, KeyTable, Scope
 from headgate.pipeline.auth import Auth
-from headgate.pipeline.keyring import KeyRecord, KeySpec
-from headgate.pipeline.keys import PREFIX, VISIBLE_LENGTH, Keys
-from headgate.pipeline.store import Store
 from headgate.storage.sql.open import open_sql
 from headgate.storage.sql.port import Sql
 from headgate.telemetry.log import Log
+from headgate.tenancy.keyring import KeyRecord, KeySpec
+from headgate.tenancy.keys import PREFIX, VISIBLE_LENGTH, Keys
+from headgate.tenancy.store import Store
 from tests.clock import VirtualClock
 from tests.pipeline.spine import SECRET
 

@@ -9,8 +9,8 @@ import asyncio
 from headgate.core.clock import Clock
 from headgate.core.errors import HeadgateError
 from headgate.core.usage import Receipt
-from headgate.pipeline.journal import Journal, decode
-from headgate.pipeline.store import Store
+from headgate.ledger.journal import Journal, decode
+from headgate.ledger.store import Store
 from headgate.telemetry import names
 from headgate.telemetry.log import Log
 

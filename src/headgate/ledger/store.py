@@ -1,22 +1,18 @@
-"""The pipeline's tables: keys and the ledger. The only module of this room that knows SQL."""
+"""The ledger's tables: receipts and how far each journal is in them. The only module of this room that knows SQL."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.dialects import postgresql, sqlite
 
-from headgate.core.principal import KeyLimits
 from headgate.core.usage import Receipt
-from headgate.pipeline.keyring import KeyRecord
-from headgate.pipeline.usage import UsageQuery, UsageRow
+from headgate.ledger.usage import UsageQuery, UsageRow
 from headgate.storage.sql import tables
 from headgate.storage.sql.port import Sql
+from headgate.storage.sql.statements import insert
 
-_KEYS_VERSION = "keys"
 _DAY_S = 86_400
 _INT_MAX = 2**63 - 1
 GROUPS_MAX = 10_000
@@ -28,49 +24,6 @@ class Store:
 
     def __init__(self, sql: Sql) -> None:
         self._sql = sql
-
-    async def put_key(self, record: KeyRecord, hashed: str) -> None:
-        """Adds a key, or replaces the one with this id; the same key under another id goes."""
-        row = {**_key_row(record), "hash": hashed}
-        changed = {name: value for name, value in row.items() if name != "id"}
-
-        def work(db: Connection) -> None:
-            db.execute(sa.delete(tables.keys).where(tables.keys.c.hash == hashed, tables.keys.c.id != record.id))
-            # Not deleted and inserted: replicas that start together with one bootstrap key would collide.
-            insert = _insert(db, tables.keys).values(row)
-            db.execute(insert.on_conflict_do_update(index_elements=["id"], set_=changed))
-            _bump(db, _KEYS_VERSION)
-
-        await self._sql.run(work)
-
-    async def revoke_key(self, key_id: str, at: float) -> None:
-        def work(db: Connection) -> None:
-            db.execute(
-                sa.update(tables.keys)
-                .where(tables.keys.c.id == key_id, tables.keys.c.revoked_at.is_(None))
-                .values(revoked_at=at)
-            )
-            _bump(db, _KEYS_VERSION)
-
-        await self._sql.run(work)
-
-    async def keys(self) -> list[tuple[KeyRecord, str]]:
-        """Every key with its hash, newest first."""
-
-        def work(db: Connection) -> list[tuple[KeyRecord, str]]:
-            rows = db.execute(sa.select(tables.keys).order_by(tables.keys.c.created_at.desc())).mappings()
-            return [(_key_record(dict(row)), str(row["hash"])) for row in rows]
-
-        return await self._sql.read(work)
-
-    async def keys_version(self) -> int:
-        """Grows with every change of the keys, in whatever process."""
-
-        def work(db: Connection) -> int:
-            query = sa.select(tables.versions.c.version).where(tables.versions.c.name == _KEYS_VERSION)
-            return int(db.execute(query).scalar() or 0)
-
-        return await self._sql.read(work)
 
     async def position(self, log: str) -> int:
         """How far a journal segment has been shipped, in bytes."""
@@ -87,8 +40,8 @@ class Store:
         def work(db: Connection) -> None:
             rows = [_receipt_row(receipt) for receipt in receipts]  # here: it would hold up the event loop
             if rows:
-                db.execute(_insert(db, tables.ledger).on_conflict_do_nothing(index_elements=["id"]), rows)
-            moved = _insert(db, tables.ledger_offsets).values(log=log, position=position)
+                db.execute(insert(db, tables.ledger).on_conflict_do_nothing(index_elements=["id"]), rows)
+            moved = insert(db, tables.ledger_offsets).values(log=log, position=position)
             db.execute(moved.on_conflict_do_update(index_elements=["log"], set_={"position": position}))
 
         await self._sql.run(work)
@@ -101,37 +54,6 @@ class Store:
 
     async def usage(self, query: UsageQuery) -> list[UsageRow]:
         return await self._sql.read(lambda db: _usage(db, query))
-
-
-def _insert(db: Connection, table: sa.Table) -> Any:
-    """`INSERT … ON CONFLICT` is the same in both dialects, but SQLAlchemy has it per dialect."""
-    return (postgresql if db.dialect.name == "postgresql" else sqlite).insert(table)
-
-
-def _bump(db: Connection, name: str) -> None:
-    first = _insert(db, tables.versions).values(name=name, version=1)
-    db.execute(first.on_conflict_do_update(index_elements=["name"], set_={"version": tables.versions.c.version + 1}))
-
-
-def _key_row(record: KeyRecord) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "prefix": record.prefix,
-        "name": record.name,
-        "tenant": record.tenant,
-        "scopes": list(record.scopes),
-        "models": list(record.models) if record.models is not None else None,
-        "limits": msgspec.to_builtins(record.limits),
-        "created_at": record.created_at,
-        "expires_at": record.expires_at,
-        "revoked_at": record.revoked_at,
-    }
-
-
-def _key_record(row: dict[str, Any]) -> KeyRecord:
-    row = {str(name): value for name, value in row.items() if name != "hash"}  # SQLAlchemy's names are a kind of str
-    row["limits"] = msgspec.convert(row["limits"] or {}, KeyLimits)
-    return msgspec.convert(row, KeyRecord)
 
 
 def _receipt_row(receipt: Receipt) -> dict[str, Any]:
