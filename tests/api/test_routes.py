@@ -120,7 +120,7 @@ def test_an_unknown_field_of_a_key_is_refused(house: House) -> None:
 
 
 def test_usage_is_asked_for_and_shown_by_group(house: House) -> None:
-    house.rows = [UsageRow({"model": "a", "day": "2026-01-02"}, 3, 10, 4, 5, 0.25, 1)]
+    house.rows = [UsageRow({"model": "a", "day": "2026-01-02"}, 3, 10, 4, 5, 250_000_000, 1)]
     path = "/admin/usage?start_time=100&end_time=200&group_by=model&group_by[]=tenant&model=a"
     page = house.ask("GET", path, key=ADMIN).json()
     query = house.queries[-1]

@@ -8,7 +8,7 @@ from typing import Any
 
 from headgate.app.config import schema
 from headgate.core import errors
-from headgate.storage.sql import tables
+from headgate.storage.sql import tables_ledger as tables
 from headgate.telemetry import names
 from headgate.telemetry.metrics import Metrics
 

@@ -58,12 +58,12 @@ def test_an_unknown_model_has_no_price_rather_than_none_to_pay() -> None:
 def test_cached_and_written_tokens_have_their_own_price_or_that_of_input() -> None:
     usage = Usage(input=1_000_000, cached=400_000, cache_write=100_000, output=2_000_000, reasoning=1_000_000)
     since = date(2020, 1, 1)
-    assert Price("m", since, input=10, output=20, cached=1, cache_write=12).cost_usd(usage) == pytest.approx(46.6)
-    assert Price("m", since, input=10, output=20).cost_usd(usage) == pytest.approx(50)
+    assert Price("m", since, input=10, output=20, cached=1, cache_write=12).cost_nanos(usage) == 46_600_000_000
+    assert Price("m", since, input=10, output=20).cost_nanos(usage) == 50_000_000_000
 
 
 def test_more_cached_than_input_costs_no_negative_money() -> None:
-    assert Price("m", date(2020, 1, 1), input=10, output=20, cached=0).cost_usd(Usage(input=5, cached=50)) == 0
+    assert Price("m", date(2020, 1, 1), input=10, output=20, cached=0).cost_nanos(Usage(input=5, cached=50)) == 0
 
 
 def test_look_ups_are_remembered_in_bounded_number() -> None:
@@ -78,7 +78,7 @@ def test_the_bundled_book_is_good_and_prices_our_own_engine_at_nothing() -> None
     table = PriceTable(read_book(BUNDLED_BOOK))
     own = table.find("embedded", "headgate-demo", at("2026-11-21"))
     assert own is not None
-    assert own.cost_usd(Usage(input=5, output=5)) == 0
+    assert own.cost_nanos(Usage(input=5, output=5)) == 0
     assert table.find("somewhere", "a-model-nobody-knows", at("2026-11-21")) is None
     mini = table.find("openai", "gpt-4o-mini-2024-07-18", at("2026-11-21"))
     assert mini is not None

@@ -16,7 +16,7 @@ from headgate.core.usage import Receipt
 from headgate.ledger.journal import Journal
 from headgate.ledger.shipper import Shipper
 from headgate.ledger.store import Store
-from headgate.storage.sql import tables
+from headgate.storage.sql import tables_ledger as tables
 from headgate.storage.sql.open import open_sql
 from headgate.storage.sql.port import Sql
 from headgate.telemetry.log import Log

@@ -5,7 +5,6 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from decimal import Decimal
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,7 @@ from sqlalchemy import Connection
 
 from headgate.core.errors import Overloaded
 from headgate.storage.errors import StorageError
-from headgate.storage.sql import tables
+from headgate.storage.sql import tables, tables_ledger, tables_tenancy
 from headgate.storage.sql.migrate import MIGRATIONS, REVISIONS, migrate
 from headgate.storage.sql.open import open_sql
 from headgate.storage.sql.port import QUEUE_MAX, Sql
@@ -91,21 +90,29 @@ def test_every_column_gives_back_what_was_put_in(sql_url: str) -> None:
         "model": "m", "backend": "b", "upstream_model": "u", "started_at": 1_700_000_000.000001, "duration_ms": 1.5,
         "ttft_ms": None, "outcome": "ok", "status": 200, "code": None, "stream": True, "input_tokens": 2**40,
         "cached_tokens": 0, "cache_write_tokens": 0, "output_tokens": 7, "reasoning_tokens": 0, "estimated": False,
-        "cost_usd": 0.000000000123, "price_version": None, "tags": {"über": "☂ \x01"},
+        "cost_nanos": 2**53 + 1, "price_version": None, "tags": {"über": "☂ \x01"},
+        "session": None, "corrects": None,
     }  # fmt: skip
 
     async def main() -> None:
         async with opened(sql_url) as sql:
-            await sql.run(lambda db: db.execute(sa.insert(tables.keys).values(key)))
-            free = {**row, "id": "a_2", "cost_usd": None}
-            await sql.run(lambda db: db.execute(sa.insert(tables.ledger), [row, free]))
+            await sql.run(lambda db: db.execute(sa.insert(tables_tenancy.keys).values(key)))
+            free = {**row, "id": "a_2", "cost_nanos": None}
+            await sql.run(lambda db: db.execute(sa.insert(tables_ledger.ledger), [row, free]))
 
-            kept = {table.name: await sql.read(partial(all_rows, table)) for table in (tables.keys, tables.ledger)}
+            kept = {
+                table.name: await sql.read(partial(all_rows, table))
+                for table in (tables_tenancy.keys, tables_ledger.ledger)
+            }
             assert kept == {"keys": [key], "ledger": [row, free]}
-            nulls = sa.select(sa.func.count()).select_from(tables.keys).where(tables.keys.c.models.is_(None))
+            nulls = (
+                sa.select(sa.func.count())
+                .select_from(tables_tenancy.keys)
+                .where(tables_tenancy.keys.c.models.is_(None))
+            )
             assert await sql.read(lambda db: db.execute(nulls).scalar()) == 1
-            total = sa.select(sa.func.sum(tables.ledger.c.cost_usd))
-            assert Decimal(str(await sql.read(lambda db: db.execute(total).scalar()))) == Decimal("1.23E-10")
+            total = sa.select(sa.func.sum(tables_ledger.ledger.c.cost_nanos))
+            assert int(await sql.read(lambda db: db.execute(total).scalar()) or 0) == 2**53 + 1
 
     asyncio.run(main())
 

@@ -7,11 +7,11 @@ from headgate.telemetry import names
 from headgate.telemetry.metrics import LABEL_VALUES_MAX, Metrics
 
 
-def receipt(number: int, cost: float | None = 0.5) -> Receipt:
+def receipt(number: int, cost: int | None = 500_000_000) -> Receipt:
     return Receipt(
         id="a", call_id="c", attempt=1, tenant=f"t{number}", key_id="k", operation="chat", model=f"m{number}",
         backend="b", upstream_model="m", started_at=0, duration_ms=1, outcome="ok", status=200, ttft_ms=5.0,
-        usage=Usage(input=10, output=5), cost_usd=cost,
+        usage=Usage(input=10, output=5), cost_nanos=cost,
     )  # fmt: skip
 
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from headgate.core.policy import Governed
+
 Scope = Literal["inference", "admin"]
 
 
@@ -29,6 +31,12 @@ class Principal(Struct, frozen=True):
     expires_at: float | None = None
     """Unix seconds."""
     limits: KeyLimits = KeyLimits()
+    user_id: str | None = None
+    """The organization's user whose key it is; None for keys of projects and service accounts."""
+    policies: tuple[Governed, ...] = ()
+    """All that apply to its calls, the organization's first."""
+    blocked: str | None = None
+    """Why its calls are refused for now, such as a spend-velocity trip; None where they are not."""
 
 
 class KeyTable(Struct, frozen=True):

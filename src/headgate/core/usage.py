@@ -4,6 +4,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from headgate.core.policy import NANOS
+
 
 class Usage(Struct, frozen=True):
     """Tokens of one attempt. `cached` and `cache_write` are parts of `input`; `reasoning` is a part of `output`."""
@@ -21,7 +23,8 @@ class Usage(Struct, frozen=True):
         return self.input + self.output
 
 
-Outcome = Literal["ok", "failed", "cancelled"]
+Outcome = Literal["ok", "failed", "cancelled", "lost", "correction"]
+"""`lost`: the process died with the attempt under way. `correction`: an entry that mends another (`corrects`)."""
 
 
 class Receipt(Struct, frozen=True, omit_defaults=True):
@@ -47,8 +50,26 @@ class Receipt(Struct, frozen=True, omit_defaults=True):
     ttft_ms: float | None = None
     stream: bool = False
     usage: Usage = Usage()
-    cost_usd: float | None = None
-    """None where the price book has no price: never 0 for unknown."""
+    cost_nanos: int | None = None
+    """Whole nanodollars. None where the price book has no price: never 0 for unknown."""
     price_version: str | None = None
     user: str | None = None
     tags: dict[str, str] = {}
+    session: str | None = None
+    corrects: str | None = None
+    """The id of the entry that this one mends; its tokens and its cost are differences, and may be negative."""
+
+    @property
+    def cost_usd(self) -> float | None:
+        return None if self.cost_nanos is None else self.cost_nanos / NANOS
+
+
+class Opening(Struct, frozen=True):
+    """Written to the journal before an attempt leaves: what its receipt will be if nobody is left to write one.
+
+    `held` names the budget accounts and what each holds for the attempt, under the claim `claim`.
+    """
+
+    opening: Receipt
+    claim: str
+    held: tuple[tuple[str, int], ...] = ()

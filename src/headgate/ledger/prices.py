@@ -31,12 +31,13 @@ class Price(Struct, frozen=True, forbid_unknown_fields=True):
     backend: str = "*"
     """Only on backends that match; a self-hosted model may share a provider's name and not its price."""
 
-    def cost_usd(self, usage: Usage) -> float:
+    def cost_nanos(self, usage: Usage) -> int:
+        """Whole nanodollars, rounded once: sums of costs are exact from here on."""
         cached = self.input if self.cached is None else self.cached
         write = self.input if self.cache_write is None else self.cache_write
         plain = max(0, usage.input - usage.cached - usage.cache_write)
         millionths = plain * self.input + usage.cached * cached + usage.cache_write * write + usage.output * self.output
-        return millionths / 1_000_000
+        return round(millionths * 1_000)
 
 
 class PriceBook(Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from headgate.core.usage import Receipt
 from headgate.ledger.usage import UsageQuery, UsageRow
-from headgate.storage.sql import tables
+from headgate.storage.sql import tables_ledger as tables
 from headgate.storage.sql.port import Sql
 from headgate.storage.sql.statements import insert
 
@@ -83,8 +83,10 @@ def _receipt_row(receipt: Receipt) -> dict[str, Any]:
         "output_tokens": usage.output,
         "reasoning_tokens": usage.reasoning,
         "estimated": usage.estimated,
-        "cost_usd": receipt.cost_usd,
+        "cost_nanos": receipt.cost_nanos,
         "price_version": receipt.price_version,
+        "session": receipt.session,
+        "corrects": receipt.corrects,
         "tags": {_text(name): _text(value) for name, value in receipt.tags.items()},
     }
     return {name: _plain(value) for name, value in row.items()}
@@ -117,14 +119,14 @@ def _usage(db: Connection, query: UsageQuery) -> list[UsageRow]:
         "day": day,
     }
     groups = [columns[name].label(f"group_{name}") for name in query.group_by]
-    unpriced = sa.func.sum(sa.case((ledger.cost_usd.is_(None), 1), else_=0))
+    unpriced = sa.func.sum(sa.case((ledger.cost_nanos.is_(None), 1), else_=0))
     statement = sa.select(
         *groups,
         sa.func.count().label("requests"),
         sa.func.coalesce(sa.func.sum(ledger.input_tokens), 0).label("input"),
         sa.func.coalesce(sa.func.sum(ledger.cached_tokens), 0).label("cached"),
         sa.func.coalesce(sa.func.sum(ledger.output_tokens), 0).label("output"),
-        sa.func.sum(ledger.cost_usd).label("cost_usd"),
+        sa.func.sum(ledger.cost_nanos).label("cost_nanos"),
         sa.func.coalesce(unpriced, 0).label("unpriced"),
     ).where(ledger.started_at >= query.start, ledger.started_at < query.end)
     for name, wanted in (("tenant", query.tenant), ("key", query.key), ("model", query.model)):
@@ -136,14 +138,14 @@ def _usage(db: Connection, query: UsageQuery) -> list[UsageRow]:
 
 
 def _usage_row(row: dict[str, Any], query: UsageQuery) -> UsageRow:
-    cost = row["cost_usd"]
+    cost = row["cost_nanos"]
     return UsageRow(
         group={name: _group(name, row[f"group_{name}"]) for name in query.group_by},
         requests=int(row["requests"]),
         input=int(row["input"]),
         cached=int(row["cached"]),
         output=int(row["output"]),
-        cost_usd=float(cost) if cost is not None else None,
+        cost_nanos=int(cost) if cost is not None else None,
         unpriced=int(row["unpriced"]),
     )
 

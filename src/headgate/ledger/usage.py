@@ -4,6 +4,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from headgate.core.policy import NANOS
+
 GroupBy = Literal["tenant", "key", "model", "backend", "day", "outcome"]
 
 
@@ -19,7 +21,7 @@ class UsageQuery(Struct, frozen=True):
 
 
 class UsageRow(Struct, frozen=True):
-    """One group's sums. `cost_usd` covers the priced attempts only; `unpriced` says how many were not."""
+    """One group's sums. `cost_nanos` covers the priced attempts only; `unpriced` says how many were not."""
 
     group: dict[str, str]
     """A `day` is written `2026-11-21`, in UTC."""
@@ -27,5 +29,9 @@ class UsageRow(Struct, frozen=True):
     input: int
     cached: int
     output: int
-    cost_usd: float | None
+    cost_nanos: int | None
     unpriced: int
+
+    @property
+    def cost_usd(self) -> float | None:
+        return None if self.cost_nanos is None else self.cost_nanos / NANOS

@@ -9,6 +9,7 @@ from headgate.core.clock import Clock
 from headgate.core.errors import Bug, HeadgateError, Overloaded
 from headgate.core.events import Event, Stream
 from headgate.core.ids import Ids
+from headgate.core.policy import NANOS
 from headgate.core.ports import Progress
 from headgate.core.principal import Principal
 from headgate.core.target import Target
@@ -73,9 +74,9 @@ class Story:
     @property
     def cost_usd(self) -> float | None:
         """Of all attempts so far; None where one that used tokens has no price."""
-        used = [attempt for attempt in self.attempts if attempt.usage.total or attempt.cost_usd is not None]
-        costs = [attempt.cost_usd for attempt in used if attempt.cost_usd is not None]
-        return sum(costs) if used and len(costs) == len(used) else None
+        used = [attempt for attempt in self.attempts if attempt.usage.total or attempt.cost_nanos is not None]
+        costs = [attempt.cost_nanos for attempt in used if attempt.cost_nanos is not None]
+        return sum(costs) / NANOS if used and len(costs) == len(used) else None
 
     def attempt(self, target: Target) -> "Attempt":
         attempt = Attempt(self, target, len(self.attempts) + 1)
@@ -153,7 +154,7 @@ class Attempt:
         """Its receipt was written, or could not be."""
         self.target = target
         self.usage = Usage()
-        self.cost_usd: float | None = None
+        self.cost_nanos: int | None = None
         self.ttft_ms: float | None = None
         self.progress: Progress | None = None
         """Set once the backend answered: what to bill if the answer never ends."""
@@ -219,7 +220,7 @@ class Attempt:
         prices = meter.prices
         price = prices.find(self.target.backend, self.target.model, self._started_at)
         if price is not None:
-            self.cost_usd = price.cost_usd(self.usage)
+            self.cost_nanos = price.cost_nanos(self.usage)
         receipt = Receipt(
             id=meter.ids.new("att"),
             call_id=call.id,
@@ -238,7 +239,7 @@ class Attempt:
             ttft_ms=self.ttft_ms,
             stream=call.stream,
             usage=self.usage,
-            cost_usd=self.cost_usd,
+            cost_nanos=self.cost_nanos,
             price_version=prices.version if price is not None else None,
             user=call.user[:USER_LENGTH_MAX] if call.user else None,
             tags=call.tags,

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from headgate.core.principal import KeyLimits
 from headgate.storage.sql import tables
+from headgate.storage.sql import tables_tenancy as own
 from headgate.storage.sql.port import Sql
 from headgate.storage.sql.statements import bump, insert
 from headgate.tenancy.keyring import KeyRecord
@@ -27,9 +28,9 @@ class Store:
         changed = {name: value for name, value in row.items() if name != "id"}
 
         def work(db: Connection) -> None:
-            db.execute(sa.delete(tables.keys).where(tables.keys.c.hash == hashed, tables.keys.c.id != record.id))
+            db.execute(sa.delete(own.keys).where(own.keys.c.hash == hashed, own.keys.c.id != record.id))
             # Not deleted and inserted: replicas that start together with one bootstrap key would collide.
-            added = insert(db, tables.keys).values(row)
+            added = insert(db, own.keys).values(row)
             db.execute(added.on_conflict_do_update(index_elements=["id"], set_=changed))
             bump(db, _KEYS_VERSION)
 
@@ -38,8 +39,8 @@ class Store:
     async def revoke_key(self, key_id: str, at: float) -> None:
         def work(db: Connection) -> None:
             db.execute(
-                sa.update(tables.keys)
-                .where(tables.keys.c.id == key_id, tables.keys.c.revoked_at.is_(None))
+                sa.update(own.keys)
+                .where(own.keys.c.id == key_id, own.keys.c.revoked_at.is_(None))
                 .values(revoked_at=at)
             )
             bump(db, _KEYS_VERSION)
@@ -50,7 +51,7 @@ class Store:
         """Every key with its hash, newest first."""
 
         def work(db: Connection) -> list[tuple[KeyRecord, str]]:
-            rows = db.execute(sa.select(tables.keys).order_by(tables.keys.c.created_at.desc())).mappings()
+            rows = db.execute(sa.select(own.keys).order_by(own.keys.c.created_at.desc())).mappings()
             return [(_key_record(dict(row)), str(row["hash"])) for row in rows]
 
         return await self._sql.read(work)

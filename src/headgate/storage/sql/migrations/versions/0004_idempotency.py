@@ -1,0 +1,8 @@
+"""Answers kept for Idempotency-Key."""
+
+revision = "0004"
+down_revision = "0003"
+
+
+def upgrade() -> None:
+    return
