@@ -7,4 +7,4 @@ lock() {
         --no-emit-index-url --no-emit-find-links "$@"
 }
 lock -o requirements/base.txt
-lock --extra postgres --extra redis --group dev -o requirements/dev.txt
+lock --extra kafka --extra nats --extra postgres --extra redis --group dev -o requirements/dev.txt
