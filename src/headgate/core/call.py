@@ -5,6 +5,7 @@ from typing import Literal
 from msgspec import Struct
 
 from headgate.core.deadline import Deadline
+from headgate.core.policy import Priority
 from headgate.core.request import ChatRequest, CompletionRequest, EmbeddingRequest
 
 Operation = Literal["chat", "completion", "embedding"]
@@ -36,5 +37,11 @@ class Call(Struct, frozen=True, kw_only=True):
     retry_count: int = 0
     """Which retry of the client's own SDK this is (`x-stainless-retry-count`)."""
     idempotency_key: str | None = None
+    session: str | None = None
+    """What the caller counts as one conversation or run (`x-headgate-session`)."""
+    priority: Priority | None = None
+    """The class to wait in, if not the highest that the policies allow (`x-headgate-priority`)."""
+    output_cap: int | None = None
+    """The most tokens each answer may have where the body sets no maximum: what a budget could hold for it."""
     user: str | None = None
     tags: dict[str, str] = {}

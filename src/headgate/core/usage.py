@@ -64,12 +64,17 @@ class Receipt(Struct, frozen=True, omit_defaults=True):
         return None if self.cost_nanos is None else self.cost_nanos / NANOS
 
 
-class Opening(Struct, frozen=True):
-    """Written to the journal before an attempt leaves: what its receipt will be if nobody is left to write one.
+class Opening(Struct, frozen=True, omit_defaults=True):
+    """Written to the journal before an attempt leaves: its receipt, should nobody be left to write one.
 
-    `held` names the budget accounts and what each holds for the attempt, under the claim `claim`.
+    With what budgets hold for it, so that whoever finds it can settle the hold.
     """
 
     opening: Receipt
     claim: str
-    held: tuple[tuple[str, int], ...] = ()
+    """The claim under which the limiter holds `nanos` and `tokens` for it."""
+    nanos: int = 0
+    tokens: int = 0
+    money_accounts: tuple[str, ...] = ()
+    """Keys of the accounts that hold `nanos`."""
+    token_accounts: tuple[str, ...] = ()
