@@ -1,5 +1,6 @@
 """What tokens cost: a price book with effective dates, read from a data file into a snapshot."""
 
+import math
 import tomllib
 from datetime import UTC, date, datetime
 from fnmatch import fnmatchcase
@@ -38,6 +39,11 @@ class Price(Struct, frozen=True, forbid_unknown_fields=True):
         plain = max(0, usage.input - usage.cached - usage.cache_write)
         millionths = plain * self.input + usage.cached * cached + usage.cache_write * write + usage.output * self.output
         return round(millionths * 1_000)
+
+    def ceiling_nanos(self, input_tokens: int, output_tokens: int) -> int:
+        """The most that so many tokens can cost, however they turn out to be cached: rounded up."""
+        dearest = max(self.input, self.cached or 0.0, self.cache_write or 0.0)
+        return math.ceil((input_tokens * dearest + output_tokens * self.output) * 1_000)
 
 
 class PriceBook(Struct, frozen=True, forbid_unknown_fields=True):
