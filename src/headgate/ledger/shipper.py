@@ -60,6 +60,7 @@ class Shipper:
                     await self._store.forget_position(self._log_name(segment))
                     self._journal.remove(segment)
                     self._positions.pop(segment, None)
+            self._journal.unshipped = self.unshipped()
 
     async def finish(self, seconds: float) -> None:
         """The last flush of a process; what it does not manage is shipped at the next start."""
@@ -98,6 +99,7 @@ class Shipper:
                     receipts.append(receipt)
             await self._store.add_receipts(receipts, self._log_name(segment), end)
             self._positions[segment] = end
+            self._journal.unshipped = self.unshipped()
 
     def _log_name(self, segment: int) -> str:
         return f"{self._instance}/{segment:08d}"
