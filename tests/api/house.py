@@ -24,8 +24,8 @@ from headgate.core.ports import ModelInfo
 from headgate.core.principal import Principal, Scope
 from headgate.core.reply import Reply
 from headgate.core.target import RouteTable
-from headgate.core.usage import Usage
-from headgate.ledger.usage import UsageQuery, UsageRow
+from headgate.core.usage import Receipt, Usage
+from headgate.ledger.accounts.questions import UsageQuery, UsageRow
 from headgate.tenancy.keyring import CreatedKey, KeyRecord, KeySpec
 
 KEY = "hg-user"
@@ -130,6 +130,24 @@ class Keys:
         return self.records.pop(key_id)
 
 
+class Accounts:
+    """Answers every question with the same rows and entries, a page an entry."""
+
+    def __init__(self) -> None:
+        self.queries: list[UsageQuery] = []
+        self.rows: list[UsageRow] = []
+        self.receipts: list[Receipt] = []
+
+    async def usage(self, query: UsageQuery) -> list[UsageRow]:
+        self.queries.append(query)
+        return self.rows[: query.limit]
+
+    async def entries(self, query: UsageQuery) -> AsyncIterator[list[Receipt]]:
+        self.queries.append(query)
+        for receipt in self.receipts:
+            yield [receipt]
+
+
 class House:
     """The server in a thread of its own; a context manager."""
 
@@ -139,8 +157,7 @@ class House:
         self.keys = Keys()
         self.bugs: list[tuple[str, BaseException]] = []
         self.refused: list[RefusedRequest] = []
-        self.queries: list[UsageQuery] = []
-        self.rows: list[UsageRow] = []
+        self.accounts = Accounts()
         self.ready: tuple[bool, dict[str, object]] = (True, {"engine": "ok"})
         self.settings = ServerSettings(**{"port": 0, **settings})
         self.port = 0
@@ -185,7 +202,7 @@ class House:
             routes=lambda: RouteTable(1, {}),
             visible_models=lambda _: [ModelInfo("hello", 5, "headgate"), ModelInfo("org/model", 6, "org")],
             keys=self.keys,
-            usage=self._usage,
+            accounts=self.accounts,
             ready=lambda: self.ready,
             metrics=lambda: (b"up 1\n", b"text/plain; version=0.0.4; charset=utf-8"),
             on_bug=lambda request_id, error: self.bugs.append((request_id, error)),
@@ -194,10 +211,6 @@ class House:
             ids=Ids(clock, random.Random(1)),
             version="9.9.9",
         )
-
-    async def _usage(self, query: UsageQuery) -> list[UsageRow]:
-        self.queries.append(query)
-        return self.rows
 
     def connect(self) -> "Wire":
         return Wire(self.port)

@@ -1,4 +1,4 @@
-"""Endpoints other than chat: completions, embeddings, models, keys, usage, health, the description."""
+"""Endpoints other than chat: completions, embeddings, models, keys, health, the description."""
 
 import json
 from collections.abc import Iterator
@@ -8,7 +8,6 @@ import pytest
 from headgate.api.build import ROUTES
 from headgate.core.events import Finish, Text, TokenLogprob
 from headgate.core.usage import Usage
-from headgate.ledger.usage import UsageRow
 from tests.api.house import ADMIN, House, script
 
 
@@ -117,53 +116,6 @@ def test_an_unknown_field_of_a_key_is_refused(house: House) -> None:
     answer = house.ask("POST", "/admin/keys", {"role": "owner"}, ADMIN)
     assert answer.status == 400
     assert "role" in answer.error["message"]
-
-
-def test_usage_is_asked_for_and_shown_by_group(house: House) -> None:
-    house.rows = [UsageRow({"model": "a", "day": "2026-01-02"}, 3, 10, 4, 5, 250_000_000, 1)]
-    path = "/admin/usage?start_time=100&end_time=200&group_by=model&group_by[]=tenant&model=a"
-    page = house.ask("GET", path, key=ADMIN).json()
-    query = house.queries[-1]
-    assert (query.start, query.end, query.group_by, query.model) == (100.0, 200.0, ("model", "tenant"), "a")
-    assert page["object"] == "page"
-    assert page["has_more"] is False
-    assert page["data"][0]["results"][0] == {
-        "object": "headgate.usage.result",
-        "group": {"model": "a", "day": "2026-01-02"},
-        "num_model_requests": 3,
-        "input_tokens": 10,
-        "input_cached_tokens": 4,
-        "output_tokens": 5,
-        "cost_usd": 0.25,
-        "unpriced_requests": 1,
-    }
-    by_day = house.ask("GET", "/admin/usage?bucket_width=1d&group_by=model&limit=1", key=ADMIN).json()
-    assert house.queries[-1].group_by == ("model", "day")
-    bucket = by_day["data"][0]
-    assert (bucket["start_time"], bucket["end_time"]) == (1767312000.0, 1767398400.0)
-    assert bucket["results"][0]["group"] == {"model": "a"}
-
-
-@pytest.mark.parametrize(
-    ("query", "param"),
-    [
-        ("start_time=x", "start_time"),
-        ("start_time=nan", "start_time"),
-        ("start_time=5&end_time=4", "start_time"),
-        ("group_by=colour", "group_by"),
-        ("limit=0", "limit"),
-        ("limit=-1", "limit"),
-        ("bucket_width=1h", "bucket_width"),
-        ("what=1", "what"),
-    ],
-)
-def test_a_bad_question_about_usage_is_refused_by_field(house: House, query: str, param: str) -> None:
-    answer = house.ask("GET", f"/admin/usage?{query}", key=ADMIN)
-    assert (answer.status, answer.error["param"]) == (400, param)
-
-
-def test_a_query_of_many_fields_is_refused(house: House) -> None:
-    assert house.ask("GET", "/admin/usage?" + "&".join(["limit=1"] * 60), key=ADMIN).status == 400
 
 
 def test_health_needs_no_key(house: House) -> None:

@@ -62,10 +62,12 @@ VIOLATIONS = [
     ("cycles", "core.planted", "def hidden():\n    import headgate.core.planted2"),
     ("stores", "pipeline.planted", "import headgate.storage"),
     ("stores", "api.planted", "def hidden():\n    import headgate.storage"),
+    ("stores", "ledger.accounts.planted", "import headgate.storage"),
     ("engine", "engine.planted", "from headgate.core.reply import Reply"),
     ("engine", "engine.planted", "from headgate.core.ports import Ask"),
     ("sql", "pipeline.planted", "def hidden():\n    import sqlalchemy.orm"),
     ("sql", "engine.planted", "import redis.asyncio"),
+    ("sql", "ledger.accounts.planted", "import sqlalchemy"),
     ("arrays", "backends.planted", "def hidden():\n    import numpy as np"),
     ("torch", "engine.planted", "def hidden():\n    import torch.nn"),
     ("server", "app.planted", "def hidden():\n    import uvicorn"),
@@ -90,6 +92,7 @@ def test_a_violation_is_caught_by_the_contract_meant_for_it(house: Path, contrac
 
 ALLOWED = [
     ("stores", "tenancy.store", "import headgate.storage"),
+    ("stores", "ledger.accounts.store", "import headgate.storage"),
     ("stores", "app.build", "import headgate.storage"),
     ("sql", "tenancy.store", "import sqlalchemy"),
     ("sql", "storage.planted", "import sqlalchemy, redis, psycopg, alembic"),

@@ -26,10 +26,11 @@ from headgate.core.principal import KeyTable, Principal
 from headgate.core.target import RouteTable
 from headgate.core.tasks import Tasks
 from headgate.ledger import store as ledger_store
+from headgate.ledger.accounts import store as accounts_store
+from headgate.ledger.accounts.questions import Accounts
 from headgate.ledger.journal import Journal
 from headgate.ledger.prices import BUNDLED_BOOK, PriceTable, read_book
 from headgate.ledger.shipper import Shipper
-from headgate.ledger.usage import UsageQuery, UsageRow
 from headgate.ops.readiness import Readiness
 from headgate.pipeline.admission import Admission
 from headgate.pipeline.auth import Auth, may_use
@@ -56,7 +57,7 @@ class Parts:
 
     gateway: Gateway
     keys: Keys
-    store: ledger_store.Store
+    accounts: Accounts
     fleet: Fleet
     inference: Inference | None
     readiness: Readiness
@@ -106,6 +107,7 @@ async def build(
         stack.callback(journal.close)
         shipper = Shipper(journal, store, home.instance(), clock, log)
         stack.push_async_callback(shipper.finish, SHIP_SECONDS)
+        accounts = Accounts(accounts_store.Store(sql), shipper.flush)
 
         secret = home.secret(environment.secret)
         auth = Auth(clock, secret)
@@ -144,7 +146,9 @@ async def build(
             (fleet.keep_fresh(), "model lists"),
         ):
             keep(tasks, work, name, log)
-        yield Parts(gateway, keys, store, fleet, inference, readiness, shipper, meter, metrics, ids, clock, log, tasks)
+        yield Parts(
+            gateway, keys, accounts, fleet, inference, readiness, shipper, meter, metrics, ids, clock, log, tasks
+        )
 
 
 def services(parts: Parts) -> Services:
@@ -156,7 +160,7 @@ def services(parts: Parts) -> Services:
         routes=lambda: gateway.routes,
         visible_models=lambda principal: _models_of(gateway.routes, principal),
         keys=parts.keys,
-        usage=lambda query: _usage(parts.shipper, parts.store, query),
+        accounts=parts.accounts,
         ready=parts.readiness,
         metrics=parts.metrics.page,
         on_bug=lambda request_id, error: _log_bug(parts.log, parts.metrics, request_id, error),
@@ -193,12 +197,6 @@ def _swap_keys(auth: Auth, table: KeyTable) -> None:
 
 def _models_of(table: RouteTable, principal: Principal) -> list[ModelInfo]:
     return [model for model in visible_models(table) if may_use(principal, model.id)]
-
-
-async def _usage(shipper: Shipper, store: ledger_store.Store, query: UsageQuery) -> list[UsageRow]:
-    """Up to the last receipt: what the journal still holds is shipped first."""
-    await shipper.flush()
-    return await store.usage(query)
 
 
 def _log_bug(log: Log, metrics: Metrics, request_id: str, error: BaseException) -> None:

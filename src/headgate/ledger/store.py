@@ -1,22 +1,17 @@
-"""The ledger's tables: receipts and how far each journal is in them. The only module of this room that knows SQL."""
+"""The ledger's tables as the shipper fills them: receipts, and how far each journal is in them."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from headgate.core.usage import Receipt
-from headgate.ledger.usage import UsageQuery, UsageRow
 from headgate.storage.sql import tables_ledger as tables
 from headgate.storage.sql.port import Sql
 from headgate.storage.sql.statements import insert
 
-_DAY_S = 86_400
 _INT_MAX = 2**63 - 1
-GROUPS_MAX = 10_000
-"""Rows one usage query may return."""
 
 
 class Store:
@@ -38,7 +33,7 @@ class Store:
         """Adds receipts not yet there and moves the position, in one transaction."""
 
         def work(db: Connection) -> None:
-            rows = [_receipt_row(receipt) for receipt in receipts]  # here: it would hold up the event loop
+            rows = [receipt_row(receipt) for receipt in receipts]  # here: it would hold up the event loop
             if rows:
                 db.execute(insert(db, tables.ledger).on_conflict_do_nothing(index_elements=["id"]), rows)
             moved = insert(db, tables.ledger_offsets).values(log=log, position=position)
@@ -52,11 +47,8 @@ class Store:
 
         await self._sql.run(work)
 
-    async def usage(self, query: UsageQuery) -> list[UsageRow]:
-        return await self._sql.read(lambda db: _usage(db, query))
 
-
-def _receipt_row(receipt: Receipt) -> dict[str, Any]:
+def receipt_row(receipt: Receipt) -> dict[str, Any]:
     """A row that every database takes: one receipt it refused would hold up all that follow."""
     usage = receipt.usage
     row = {
@@ -103,53 +95,3 @@ def _plain(value: Any) -> Any:
 def _text(value: str) -> str:
     """PostgreSQL has no NUL in texts."""
     return value.replace("\x00", "\ufffd")
-
-
-def _usage(db: Connection, query: UsageQuery) -> list[UsageRow]:
-    ledger = tables.ledger.c
-    days = ledger.started_at / _DAY_S
-    # A cast rounds in PostgreSQL and cuts in SQLite, which in turn may be built without floor().
-    day = sa.cast(sa.func.floor(days) if db.dialect.name == "postgresql" else days, sa.Integer)
-    columns: dict[str, Any] = {
-        "tenant": ledger.tenant,
-        "key": ledger.key_id,
-        "model": ledger.model,
-        "backend": ledger.backend,
-        "outcome": ledger.outcome,
-        "day": day,
-    }
-    groups = [columns[name].label(f"group_{name}") for name in query.group_by]
-    unpriced = sa.func.sum(sa.case((ledger.cost_nanos.is_(None), 1), else_=0))
-    statement = sa.select(
-        *groups,
-        sa.func.count().label("requests"),
-        sa.func.coalesce(sa.func.sum(ledger.input_tokens), 0).label("input"),
-        sa.func.coalesce(sa.func.sum(ledger.cached_tokens), 0).label("cached"),
-        sa.func.coalesce(sa.func.sum(ledger.output_tokens), 0).label("output"),
-        sa.func.sum(ledger.cost_nanos).label("cost_nanos"),
-        sa.func.coalesce(unpriced, 0).label("unpriced"),
-    ).where(ledger.started_at >= query.start, ledger.started_at < query.end)
-    for name, wanted in (("tenant", query.tenant), ("key", query.key), ("model", query.model)):
-        if wanted is not None:
-            statement = statement.where(columns[name] == wanted)
-    if groups:
-        statement = statement.group_by(*groups).order_by(*groups).limit(GROUPS_MAX)
-    return [_usage_row(dict(row), query) for row in db.execute(statement).mappings()]
-
-
-def _usage_row(row: dict[str, Any], query: UsageQuery) -> UsageRow:
-    cost = row["cost_nanos"]
-    return UsageRow(
-        group={name: _group(name, row[f"group_{name}"]) for name in query.group_by},
-        requests=int(row["requests"]),
-        input=int(row["input"]),
-        cached=int(row["cached"]),
-        output=int(row["output"]),
-        cost_nanos=int(cost) if cost is not None else None,
-        unpriced=int(row["unpriced"]),
-    )
-
-
-def _group(name: str, value: Any) -> str:
-    """A day is counted from 1970 in SQL and written `2026-11-21` outside."""
-    return datetime.fromtimestamp(value * _DAY_S, UTC).date().isoformat() if name == "day" else str(value)

@@ -1,21 +1,34 @@
 """`GET /admin/usage`: what was used and what it cost, in the shape of OpenAI's usage pages."""
 
 import math
-from datetime import UTC, datetime
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Literal
 
+import msgspec
 from msgspec import Struct
 
 from headgate.api.application import Route
 from headgate.api.exchange import Exchange
 from headgate.core.errors import BadCall
-from headgate.ledger.usage import GroupBy, UsageQuery, UsageRow
+from headgate.ledger.accounts.questions import (
+    GROUPS,
+    GROUPS_MAX,
+    TAG,
+    WIDTHS,
+    Filter,
+    UsageQuery,
+    UsageRow,
+    check_field,
+    cursor,
+    read_cursor,
+)
 
-DAY_S = 86_400.0
 DEFAULT_DAYS = 30
-MAX_ROWS = 10_000
-FIELDS = ("start_time", "end_time", "group_by", "bucket_width", "limit", "tenant", "key", "model")
-_GROUPS: tuple[GroupBy, ...] = get_args(GroupBy)
+FILTERS = tuple(field for field in GROUPS if field not in WIDTHS)
+SPAN = ("start_time", "end_time", *FILTERS, "tag")
+"""Which entries are meant: every question about the ledger takes these."""
+FIELDS = (*SPAN, "group_by", "bucket_width", "limit", "page")
+BUCKETS = {"1m": "minute", "1h": "hour", "1d": "day"}
 
 
 class UsageResult(Struct, frozen=True, kw_only=True):
@@ -26,9 +39,17 @@ class UsageResult(Struct, frozen=True, kw_only=True):
     num_model_requests: int
     input_tokens: int
     input_cached_tokens: int
+    input_cache_write_tokens: int
     output_tokens: int
+    output_reasoning_tokens: int
     cost_usd: float | None
+    cost_nanos: int | None
+    """The cost in whole nanodollars: exact, where `cost_usd` is rounded as every float is."""
     unpriced_requests: int
+    estimated_requests: int
+    """Whose tokens we counted, because the backend gave no figure."""
+    corrections: int
+    """Entries that mend others; they are in the sums and are no requests."""
 
 
 class UsageBucket(Struct, frozen=True, kw_only=True):
@@ -42,10 +63,15 @@ class UsagePage(Struct, frozen=True, kw_only=True):
     object: Literal["page"] = "page"
     data: list[UsageBucket]
     has_more: bool
-    next_page: None = None
+    next_page: str | None = None
 
 
-def _number(fields: dict[str, list[str]], name: str, default: float) -> float:
+def bad(param: str, message: str) -> BadCall:
+    return BadCall(message, param=param, code="invalid_value")
+
+
+def seconds(fields: dict[str, list[str]], name: str, default: float) -> float:
+    """A time of the query. Raises `BadCall`."""
     if name not in fields:
         return default
     try:
@@ -53,75 +79,112 @@ def _number(fields: dict[str, list[str]], name: str, default: float) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or not 0 <= value < 1e11:
-        raise BadCall(f"'{name}' must be a number of Unix seconds.", param=name, code="invalid_value")
+        raise bad(name, f"'{name}' must be a number of Unix seconds.")
     return value
 
 
-def _limit(fields: dict[str, list[str]]) -> int:
-    value = fields.get("limit", [str(MAX_ROWS)])[-1]
-    if not value.isascii() or not value.isdigit() or not 1 <= len(value) <= 5 or not 1 <= int(value) <= MAX_ROWS:
-        raise BadCall(f"'limit' must lie between 1 and {MAX_ROWS}.", param="limit", code="invalid_value")
+def read_limit(fields: dict[str, list[str]], default: int, most: int) -> int:
+    """Raises `BadCall`."""
+    value = fields.get("limit", [str(default)])[-1]
+    if not value.isascii() or not value.isdigit() or not 1 <= len(value) <= 5 or not 1 <= int(value) <= most:
+        raise bad("limit", f"'limit' must lie between 1 and {most}.")
     return int(value)
 
 
-def read_query(fields: dict[str, list[str]], now: float) -> UsageQuery:
-    """Without times: the last 30 days. Raises `BadCall`."""
-    end = _number(fields, "end_time", now)
-    start = _number(fields, "start_time", max(0.0, end - DEFAULT_DAYS * DAY_S))
+def read_span(fields: dict[str, list[str]], now: float) -> UsageQuery:
+    """Times and filters; without times, the last 30 days. A filter that is repeated lets each of its values pass."""
+    end = seconds(fields, "end_time", now)
+    start = seconds(fields, "start_time", max(0.0, end - DEFAULT_DAYS * WIDTHS["day"]))
     if start >= end:
-        raise BadCall("'start_time' must lie before 'end_time'.", param="start_time", code="invalid_value")
-    groups: list[GroupBy] = []
-    for wanted in (part for text in fields.get("group_by", []) for part in text.split(",") if part):
-        for group in _GROUPS:
-            if group == wanted:
-                groups.append(group)
-                break
-        else:
-            raise BadCall(
-                f"'group_by' takes {', '.join(_GROUPS)}; not '{wanted[:50]}'.", param="group_by", code="invalid_value"
-            )
+        raise bad("start_time", "'start_time' must lie before 'end_time'.")
+    filters = [Filter(name, tuple(fields[name])) for name in FILTERS if name in fields]
+    tags: dict[str, list[str]] = {}
+    for text in fields.get("tag", []):
+        name, sign, value = text.partition(":")
+        if not sign or not name:
+            raise bad("tag", "'tag' is written NAME:VALUE.")
+        tags.setdefault(TAG + name, []).append(value)
+    filters += [Filter(_field("tag", name, times=False), tuple(values)) for name, values in tags.items()]
+    return UsageQuery(start=start, end=end, filters=tuple(filters))
+
+
+def read_groups(fields: dict[str, list[str]]) -> tuple[str, ...]:
+    """Raises `BadCall` for what cannot be grouped by."""
+    wanted = [part for text in fields.get("group_by", []) for part in text.split(",") if part]
+    return tuple(dict.fromkeys(_field("group_by", part, times=True) for part in wanted))
+
+
+def _field(param: str, name: str, *, times: bool) -> str:
+    try:
+        return check_field(name, times=times)
+    except ValueError as error:
+        raise bad(param, f"'{param}': {error}.") from None
+
+
+def read_page(fields: dict[str, list[str]], groups: int) -> tuple[str | int, ...]:
+    if "page" not in fields:
+        return ()
+    try:
+        return read_cursor(fields["page"][-1], groups)
+    except ValueError as error:
+        raise bad("page", f"{error}.") from None
+
+
+def _width(fields: dict[str, list[str]]) -> str | None:
     width = fields.get("bucket_width", [""])[-1]
-    if width not in {"", "1d"}:
-        raise BadCall("'bucket_width' can be 1d, or be left out.", param="bucket_width", code="invalid_value")
-    if width == "1d":
-        groups.append("day")
-    first = {name: fields[name][-1] for name in ("tenant", "key", "model") if name in fields}
-    return UsageQuery(start=start, end=end, group_by=tuple(dict.fromkeys(groups)), **first)
+    if width and width not in BUCKETS:
+        raise bad("bucket_width", "'bucket_width' can be 1m, 1h or 1d, or be left out.")
+    return BUCKETS.get(width)
 
 
-def _result(row: UsageRow, by_day: bool) -> UsageResult:
-    group = {name: value for name, value in row.group.items() if not (by_day and name == "day")}
+def _result(row: UsageRow, bucket: str | None) -> UsageResult:
     return UsageResult(
-        group=group,
+        group={name: value for name, value in row.group.items() if name != bucket},
         num_model_requests=row.requests,
         input_tokens=row.input,
         input_cached_tokens=row.cached,
+        input_cache_write_tokens=row.cache_write,
         output_tokens=row.output,
+        output_reasoning_tokens=row.reasoning,
         cost_usd=row.cost_usd,
+        cost_nanos=row.cost_nanos,
         unpriced_requests=row.unpriced,
+        estimated_requests=row.estimated,
+        corrections=row.corrections,
     )
 
 
-def _buckets(rows: list[UsageRow], query: UsageQuery, by_day: bool) -> list[UsageBucket]:
-    if not by_day:
-        return [UsageBucket(start_time=query.start, end_time=query.end, results=[_result(r, False) for r in rows])]
-    days: dict[str, list[UsageResult]] = {}
+def _buckets(rows: Sequence[UsageRow], query: UsageQuery, bucket: str | None) -> list[UsageBucket]:
+    """Rows come in the order of their buckets, which are the first of their groups."""
+    if bucket is None:
+        return [UsageBucket(start_time=query.start, end_time=query.end, results=[_result(row, None) for row in rows])]
+    spans: dict[int, list[UsageResult]] = {}
     for row in rows:
-        days.setdefault(row.group.get("day", ""), []).append(_result(row, True))
-    out = []
-    for day, results in sorted(days.items()):
-        start = datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
-        out.append(UsageBucket(start_time=start, end_time=start + DAY_S, results=results))
-    return out
+        spans.setdefault(int(row.place[0]), []).append(_result(row, bucket))
+    width = WIDTHS[bucket]
+    return [
+        UsageBucket(start_time=float(span * width), end_time=float((span + 1) * width), results=results)
+        for span, results in spans.items()
+    ]
 
 
 async def _get(exchange: Exchange) -> None:
     exchange.principal("admin")
     fields = exchange.query(FIELDS)
-    query, limit = read_query(fields, exchange.services.clock.now()), _limit(fields)
-    rows = list(await exchange.services.usage(query))
-    shown = _buckets(rows[:limit], query, "bucket_width" in fields and "1d" in fields["bucket_width"])
-    await exchange.send_json(UsagePage(data=shown, has_more=len(rows) > limit))
+    bucket, limit = _width(fields), read_limit(fields, GROUPS_MAX, GROUPS_MAX)
+    groups = read_groups(fields)
+    if bucket is not None:
+        groups = tuple(dict.fromkeys((bucket, *groups)))
+    span = read_span(fields, exchange.services.clock.now())
+    query = msgspec.structs.replace(
+        span, group_by=groups, limit=limit + 1, after=read_page(fields, len(groups)) if groups else ()
+    )
+    rows = await exchange.services.accounts.usage(query)
+    more = len(rows) > limit
+    shown = _buckets(rows[:limit], query, bucket)
+    await exchange.send_json(
+        UsagePage(data=shown, has_more=more, next_page=cursor(rows[limit - 1].place) if more else None)
+    )
 
 
 ROUTES = (

@@ -1,0 +1,106 @@
+"""Sums for budgets: exact, by the same patterns as policies, in one snapshot."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from fnmatch import fnmatchcase
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headgate.core.usage import Receipt, Usage
+from headgate.ledger.accounts.questions import Spending, SpendQuestion
+from headgate.ledger.accounts.store import Store as Accounts
+from headgate.ledger.store import Store
+from headgate.storage.sql.open import open_sql
+from tests.ledger.test_usage import DAY, START, entry
+
+RECEIPTS = [
+    entry(0, tenant="a", key_id="k1", model="gpt-4o", cost_nanos=7, usage=Usage(input=10, output=1)),
+    entry(1, tenant="a", user="u", model="gpt-4o-mini", cost_nanos=None, usage=Usage(input=20, output=2)),
+    entry(2, tenant="b", session="s", model="GPT-4o", cost_nanos=100, usage=Usage(input=40, output=4)),
+    entry(24, tenant="a", model="100%_x", cost_nanos=1_000, usage=Usage(input=80, output=8)),
+    entry(3, tenant="a", model="gpt-4o", cost_nanos=-2, outcome="correction", usage=Usage(input=-5)),
+]
+LATEST = START + 9 * DAY
+
+
+def ask(url: str, *questions: SpendQuestion) -> list[tuple[int, int]]:
+    async def main() -> list[tuple[int, int]]:
+        sql = await open_sql(url)
+        try:
+            await Store(sql).add_receipts(RECEIPTS, "log", 1)
+            return await Accounts(sql).spent(questions)
+        finally:
+            await sql.aclose()
+
+    return asyncio.run(main())
+
+
+def test_each_question_is_answered_by_itself_and_in_order(sql_url: str) -> None:
+    assert ask(
+        sql_url,
+        SpendQuestion(START, LATEST),
+        SpendQuestion(START, START + DAY),
+        SpendQuestion(START, LATEST, tenant="a"),
+        SpendQuestion(START, LATEST, tenant="a", key="k1"),
+        SpendQuestion(START, LATEST, user="u"),
+        SpendQuestion(START, LATEST, session="s"),
+        SpendQuestion(START, LATEST, tenant="nobody"),
+        SpendQuestion(START, LATEST, tenant="a\x00' or 1=1 --"),
+    ) == [(1_105, 160), (105, 72), (1_005, 116), (7, 11), (0, 22), (100, 44), (0, 0), (0, 0)]
+
+
+def test_patterns_of_models_mean_what_they_mean_in_policies(sql_url: str) -> None:
+    patterns = ["gpt-4o", "gpt-*", "GPT*", "*-mini", "gpt-4[op]", "gpt-?o", "100%_*", "100%%*", "*", "[!g]*", "gpt\\*"]
+    answers = ask(sql_url, *(SpendQuestion(START, LATEST, model=pattern) for pattern in patterns))
+    assert answers == [
+        (
+            sum(r.cost_nanos or 0 for r in RECEIPTS if fnmatchcase(r.model, pattern)),
+            sum(r.usage.total for r in RECEIPTS if fnmatchcase(r.model, pattern)),
+        )
+        for pattern in patterns
+    ]
+
+
+ENTRIES = st.builds(
+    lambda number, tenant, model, cost, tokens: entry(
+        number % 48, id=f"e{number}", tenant=tenant, model=model, cost_nanos=cost, usage=Usage(input=tokens)
+    ),
+    st.integers(0, 10**6),
+    st.sampled_from(["a", "A", "b"]),
+    st.text("gp*?[]-%_\\", min_size=1, max_size=3),
+    st.none() | st.integers(-(10**9), 10**12),
+    st.integers(-100, 10**9),
+)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(ENTRIES, max_size=20, unique_by=lambda r: r.id), st.text("gp*?[]-%_\\", min_size=1, max_size=3))
+def test_any_entries_and_any_pattern_give_the_sum_of_those_that_fit(
+    tmp_path_factory: object, receipts: list[Receipt], pattern: str
+) -> None:
+    async def main() -> None:
+        sql = await open_sql(f"sqlite:///{tmp_path_factory.mktemp('s')}/x.db")  # type: ignore[attr-defined]
+        try:
+            await Store(sql).add_receipts(receipts, "log", 1)
+            (answer,) = await Accounts(sql).spent([SpendQuestion(START, START + DAY, tenant="a", model=pattern)])
+            fitting = [
+                r for r in receipts if r.tenant == "a" and r.started_at < START + DAY and fnmatchcase(r.model, pattern)
+            ]
+            assert answer == (sum(r.cost_nanos or 0 for r in fitting), sum(r.usage.total for r in fitting))
+        finally:
+            await sql.aclose()
+
+    asyncio.run(main())
+
+
+def test_what_the_journal_still_holds_is_shipped_before_the_question_is_asked(sql_url: str) -> None:
+    async def main() -> None:
+        sql = await open_sql(sql_url)
+        try:
+            flush: Callable[[], Awaitable[None]] = lambda: Store(sql).add_receipts(RECEIPTS, "log", 1)  # noqa: E731
+            assert await Spending(Accounts(sql), flush).spent([SpendQuestion(START, LATEST)]) == [(1_105, 160)]
+        finally:
+            await sql.aclose()
+
+    asyncio.run(main())
