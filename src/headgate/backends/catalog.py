@@ -41,6 +41,10 @@ class BackendSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Names for callers, to names of the server."""
     usage_in_stream: bool | None = None
     """Ask for usage in streams. None: as the catalogue says, else yes."""
+    output_cap_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+    """How the server is told the most tokens a chat answer may have. None: as the catalogue says, else max_tokens."""
+    concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    """Calls in progress there at once; more wait in fair order. None: found out from its latency."""
     probe_path: str = "/models"
     """What health probes ask for. Below `base_url`; with `//` in front below the server's root: `//health`."""
     timeouts: Timeouts = Timeouts()
@@ -86,8 +90,10 @@ def _openai(settings: BackendSettings, env: Mapping[str, str]) -> OpenAISettings
     in_stream = settings.usage_in_stream
     if in_stream is None:
         in_stream = provider.usage_in_stream if provider is not None else True
+    cap_field = settings.output_cap_field or (provider.output_cap_field if provider is not None else "max_tokens")
     return OpenAISettings(
         name=settings.name,
+        output_cap_field=cap_field,
         base_url=base_url,
         api_key=key or None,
         auth=settings.auth,

@@ -67,6 +67,18 @@ class EmbeddedBackend:
             case _:
                 raise BadCall(f"The model {self.model!r} cannot make embeddings.", param="model")
 
+    def count_input(self, call: Call) -> int | None:
+        """Exact: what the model will read. None for what `open` would refuse, or not tokenise on the event loop."""
+        body, longest = call.body, self.engine.limits.longest
+        if len(call.raw) > INLINE_BYTES or isinstance(body, EmbeddingRequest):
+            return None
+        try:
+            if isinstance(body, ChatRequest):
+                return len(self._prompts.chat(body, longest).ids)
+            return sum(len(prompt.ids) for prompt in self._prompts.completion(body, longest))
+        except BadCall:
+            return None
+
     async def models(self) -> Sequence[ModelInfo]:
         length = self.engine.limits.longest if self.engine.ready else None
         return (ModelInfo(self.model, self._created, "headgate", length),)
@@ -152,7 +164,7 @@ class EmbeddedBackend:
         )
         lengths = [len(prompt.ids) for prompt in prompts]
         count = choices(request, len(prompts))
-        allowed = max_tokens(request, defaults, limits, max(lengths))
+        allowed = max_tokens(call, defaults, limits, max(lengths))
         ids = [prompt.ids for prompt in prompts]
         generation = None
         if held is not None:

@@ -4,8 +4,9 @@ import hashlib
 from typing import Protocol
 
 from headgate.backends.embedded_prompt import GenerationDefaults
+from headgate.core.call import Call
 from headgate.core.errors import BadCall
-from headgate.core.request import ChatRequest, CompletionRequest, Sampling
+from headgate.core.request import ChatRequest, CompletionRequest, EmbeddingRequest, Sampling
 from headgate.engine.limits import Limits
 from headgate.engine.plan import SamplingParams
 
@@ -58,10 +59,11 @@ def stops(request: _HasStop) -> list[str]:
     return wanted
 
 
-def max_tokens(
-    request: ChatRequest | CompletionRequest, defaults: GenerationDefaults, limits: Limits, prompt: int
-) -> int:
+def max_tokens(call: Call, defaults: GenerationDefaults, limits: Limits, prompt: int) -> int:
     """How many tokens may be generated after `prompt` tokens. Raises `BadCall` where they do not fit."""
+    request = call.body
+    if isinstance(request, EmbeddingRequest):
+        return 0
     param = "messages" if isinstance(request, ChatRequest) else "prompt"
     asked = request.max_tokens
     if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
@@ -78,7 +80,7 @@ def max_tokens(
         )
     if asked is None:
         usual = defaults.max_new_tokens if isinstance(request, ChatRequest) else COMPLETION_TOKENS
-        return min(room, usual or room)
+        return min(room, usual or room, call.output_cap or room)
     if asked > room:
         raise BadCall(
             f"This model's maximum context length is {limits.longest} tokens, but {prompt + asked} were requested: "

@@ -54,6 +54,8 @@ class OpenAISettings(Struct, frozen=True, kw_only=True):
     """How the key is sent: `authorization: Bearer` or, as Azure wants it, `api-key`."""
     headers: Mapping[str, str] = {}
     query: Mapping[str, str] = {}
+    output_cap_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """How this server is told the most tokens a chat answer may have."""
     usage_in_stream: bool = True
     """Ask for usage in streams. Off for servers that refuse `stream_options`."""
     probe_path: str = "/models"
@@ -181,19 +183,23 @@ class OpenAIBackend:
         return head
 
     def _body(self, call: Call, target: Target) -> bytes:
-        """The caller's bytes; only where the model's name differs, or usage must be asked for, are members replaced.
+        """The caller's bytes; only where the model's name differs, usage must be asked for or a budget bounds the
+        answer are members replaced.
 
         A body that may name two models is written anew, each member once: we checked the last, and a server that
         goes by the first would answer with a model that the caller may not use.
         """
         ask = self._settings.usage_in_stream and call.stream and not call.include_usage
-        if target.model == call.model and not ask and _names_one_model(call.raw):
+        if target.model == call.model and not ask and call.output_cap is None and _names_one_model(call.raw):
             return call.raw
         try:
             members = _members.decode(call.raw)
             members["model"] = Raw(msgspec.json.encode(target.model))
             if ask:
                 members["stream_options"] = _asking(members.get("stream_options"))
+            if call.output_cap is not None:
+                field = self._settings.output_cap_field if call.operation == "chat" else "max_tokens"
+                members[field] = Raw(b"%d" % call.output_cap)
         except Undecodable as error:
             raise BadCall("the request body is not a JSON object") from error
         return msgspec.json.encode(members)

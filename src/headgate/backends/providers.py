@@ -1,5 +1,7 @@
 """Well-known servers that speak OpenAI's dialect, as data. A new one is a line here."""
 
+from typing import Literal
+
 from msgspec import Struct
 
 
@@ -9,6 +11,7 @@ class Provider(Struct, frozen=True):
     base_url: str
     api_key_env: str
     usage_in_stream: bool = True
+    output_cap_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
 
 
 class LocalServer(Struct, frozen=True):
@@ -18,7 +21,7 @@ class LocalServer(Struct, frozen=True):
 
 
 PROVIDERS: dict[str, Provider] = {
-    "openai": Provider("https://api.openai.com/v1", "OPENAI_API_KEY"),
+    "openai": Provider("https://api.openai.com/v1", "OPENAI_API_KEY", output_cap_field="max_completion_tokens"),
     "mistral": Provider("https://api.mistral.ai/v1", "MISTRAL_API_KEY", usage_in_stream=False),
     "groq": Provider("https://api.groq.com/openai/v1", "GROQ_API_KEY"),
     "together": Provider("https://api.together.xyz/v1", "TOGETHER_API_KEY"),

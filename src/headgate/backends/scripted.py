@@ -218,7 +218,9 @@ def _limit(call: Call) -> int | None:
     body = call.body
     if isinstance(body, ChatRequest) and body.max_completion_tokens is not None:
         return body.max_completion_tokens
-    return None if isinstance(body, EmbeddingRequest) else body.max_tokens
+    if isinstance(body, EmbeddingRequest):
+        return None
+    return body.max_tokens if body.max_tokens is not None else call.output_cap
 
 
 def _usage(script: Script, call: Call, output: int) -> Usage:

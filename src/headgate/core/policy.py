@@ -170,5 +170,7 @@ def _check_budget(field: str, budget: Budget) -> None:
         raise ValueError(f"{field}.soft: say from which amount on to downgrade")
     if budget.per == "session" and budget.each not in {"", "session"}:
         raise ValueError(f"{field}.each: a session's budget is each session's; leave it out")
+    if budget.each == "address":
+        raise ValueError(f"{field}.each: the ledger knows no addresses; budget users, keys or sessions")
     if budget.raised_by and budget.raised_until is None:
         raise ValueError(f"{field}.raised_until: say until when the raise holds, in Unix seconds")

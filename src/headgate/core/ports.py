@@ -1,7 +1,7 @@
 """The protocols by which rooms are handed what stands beside or below them."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -85,6 +85,14 @@ class Backend(Protocol):
     async def probe(self) -> Health: ...
 
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """What a backend that has its model's tokenizer can do besides."""
+
+    def count_input(self, call: Call) -> int | None:
+        """The prompt's exact tokens; None where counting would take too long, or the call makes no sense."""
 
 
 Ask = Callable[[Call], Awaitable[Reply]]

@@ -12,6 +12,7 @@ from headgate.api.wire.decode import decode
 from headgate.core.call import Body, Call, Operation
 from headgate.core.clock import Clock
 from headgate.core.deadline import Deadline
+from headgate.core.policy import Priority
 from headgate.core.request import ChatRequest, CompletionRequest, EmbeddingRequest
 
 MAX_TAGS = 16
@@ -35,6 +36,8 @@ class Head(Struct, frozen=True, kw_only=True):
     client_request_id: str | None
     retry_count: int
     idempotency_key: str | None
+    session: str | None
+    priority: Priority | None
 
 
 def read_head(request: Request, request_id: str, settings: ServerSettings, clock: Clock) -> Head:
@@ -50,6 +53,8 @@ def read_head(request: Request, request_id: str, settings: ServerSettings, clock
         client_request_id=heads.client_request_id(request),
         retry_count=heads.retry_count(request),
         idempotency_key=heads.idempotency_key(request),
+        session=heads.session(request),
+        priority=heads.priority(request),
     )
 
 
@@ -91,6 +96,8 @@ def _call(head: Head, operation: Operation, body: Body, raw: bytes, stream: bool
         client_request_id=head.client_request_id,
         retry_count=head.retry_count,
         idempotency_key=head.idempotency_key,
+        session=head.session,
+        priority=head.priority,
         user=body.user[:MAX_USER] if body.user else None,
         tags=_tags(metadata) if metadata else {},
     )

@@ -4,8 +4,10 @@ import math
 
 from headgate.api.http import Request
 from headgate.core.errors import BadCall
+from headgate.core.policy import PRIORITIES, Priority
 
 MAX_IDEMPOTENCY_KEY = 255
+MAX_SESSION = 128
 MAX_CREDENTIAL = 8 * 1024
 MAX_RETRY_COUNT = 1000
 MAX_CLIENT_REQUEST_ID = 128
@@ -44,15 +46,39 @@ def retry_count(request: Request) -> int:
 
 
 def idempotency_key(request: Request) -> str | None:
+    """Raises `BadCall` for an empty one too: its sender relies on a key that is not there."""
     value = _text(request, b"idempotency-key")
-    if not value:
+    if value is None:
         return None
-    if len(value) > MAX_IDEMPOTENCY_KEY or not value.isascii() or not value.isprintable():
+    if not value or len(value) > MAX_IDEMPOTENCY_KEY or not value.isascii() or not value.isprintable():
         raise BadCall(
-            f"An Idempotency-Key has at most {MAX_IDEMPOTENCY_KEY} printable ASCII characters.",
+            f"An Idempotency-Key has 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters.",
             code="invalid_idempotency_key",
         )
     return value
+
+
+def session(request: Request) -> str | None:
+    """What the caller counts as one conversation or run. Raises `BadCall` for one that no log or ledger should hold."""
+    value = _text(request, b"x-headgate-session")
+    if not value:
+        return None
+    if len(value) > MAX_SESSION or not value.isascii() or not value.isprintable():
+        raise BadCall(
+            f"x-headgate-session has at most {MAX_SESSION} printable ASCII characters.", code="invalid_session"
+        )
+    return value
+
+
+def priority(request: Request) -> Priority | None:
+    """The class to wait in where there is a queue. Raises `BadCall` for one that is not known."""
+    value = _text(request, b"x-headgate-priority")
+    if not value:
+        return None
+    for known in PRIORITIES:
+        if known == value.lower():
+            return known
+    raise BadCall(f"x-headgate-priority is one of {', '.join(PRIORITIES)}.", code="invalid_priority")
 
 
 def timeout_s(request: Request, default: float, most: float) -> float:
