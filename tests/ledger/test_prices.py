@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headgate.core.usage import Usage
-from headgate.ledger.prices import BUNDLED_BOOK, Price, PriceBook, PriceTable, read_book
+from headgate.ledger.prices import BUNDLED_BOOK, Price, PriceBook, PriceTable, amount_nanos, read_book
 
 
 def at(text: str) -> float:
@@ -62,6 +64,39 @@ def test_cached_and_written_tokens_have_their_own_price_or_that_of_input() -> No
     assert Price("m", since, input=10, output=20).cost_nanos(usage) == 50_000_000_000
 
 
+def test_an_hours_cache_and_reasoning_have_their_own_price_where_one_is_given() -> None:
+    usage = Usage(input=1_000_000, cache_write=500_000, output=2_000_000, reasoning=1_500_000)
+    since = date(2020, 1, 1)
+    own = Price("m", since, input=10, output=20, cache_write=12, cache_write_1h=16, reasoning=4)
+    assert own.cost_nanos(usage) == 27_000_000_000
+    assert own.cost_nanos(usage, hour_writes=200_000) == 27_800_000_000
+    assert Price("m", since, input=10, output=20, cache_write=12).cost_nanos(usage, hour_writes=200_000) == 51 * 10**9
+
+
+PRICES = st.one_of(st.none(), st.floats(0, 1000))
+
+
+@given(PRICES, PRICES, PRICES, PRICES, st.data())
+def test_no_use_of_so_many_tokens_costs_more_than_the_ceiling(
+    cached: float | None, write: float | None, hour: float | None, thought: float | None, data: st.DataObject
+) -> None:
+    price = Price("m", date(2020, 1, 1), 2.5, 10, cached, write, hour, thought)
+    most = data.draw(st.integers(0, 10**6))
+    read = data.draw(st.integers(0, most))
+    written = data.draw(st.integers(0, most - read))
+    said = data.draw(st.integers(0, 10**6))
+    usage = Usage(most, read, written, said, data.draw(st.integers(0, said)))
+    spent = price.cost_nanos(usage, data.draw(st.integers(0, written)))
+    assert 0 <= spent <= price.ceiling_nanos(most, said)
+
+
+def test_an_amount_is_exact_where_floats_are_not() -> None:
+    assert amount_nanos(3, 0.1) == 300
+    assert amount_nanos(1, 0.0005) == 0
+    assert amount_nanos(3, 0.0005) == 2
+    assert amount_nanos(10**15, 0.15) == 150_000_000_000_000_000
+
+
 def test_more_cached_than_input_costs_no_negative_money() -> None:
     assert Price("m", date(2020, 1, 1), input=10, output=20, cached=0).cost_nanos(Usage(input=5, cached=50)) == 0
 
@@ -106,3 +141,26 @@ def test_a_bad_book_is_refused_with_its_name_and_where_to_read(tmp_path: Path, t
 def test_a_missing_book_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere.toml"):
         read_book(tmp_path / "nowhere.toml")
+
+
+ENTRY = '[[price]]\nmodel = "{}"\neffective = 2025-01-01\ninput = {}\noutput = 2\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (ENTRY.format("a", 1) + ENTRY.format("b", -1), r"not a price book: .*price\[1\].input.*line 7"),
+        (ENTRY.format("a", 1) + ENTRY.format("b", 10**7), r"price\[1\].input.*line 7"),
+        (ENTRY.format("a", 1) + ENTRY.format("b", 2.5e-6), r"price\[1\].input: .*per million tokens .*line 7"),
+        (ENTRY.format("a", 1) + "cached = 3", r"price\[0\].cached: costs more than input.*line 2"),
+        (
+            ENTRY.format("a", 1) * 2,
+            r"price\[1\]: 'a' on '\*' has two prices from 2025-01-01.*price\[0\]; keep one.*line 7",
+        ),
+    ],
+)
+def test_absurd_prices_and_two_from_the_same_day_are_refused_by_line(tmp_path: Path, text: str, said: str) -> None:
+    book = tmp_path / "mine.toml"
+    book.write_text('version = "1"\n' + text)
+    with pytest.raises(ValueError, match=r"mine.toml: .*" + said):
+        read_book(book)
