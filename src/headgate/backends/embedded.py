@@ -70,14 +70,16 @@ class EmbeddedBackend:
     def count_input(self, call: Call) -> int | None:
         """Exact: what the model will read. None for what `open` would refuse, or not tokenise on the event loop."""
         body, longest = call.body, self.engine.limits.longest
-        if len(call.raw) > INLINE_BYTES or isinstance(body, EmbeddingRequest):
+        if len(call.raw) > INLINE_BYTES:
             return None
         try:
             if isinstance(body, ChatRequest):
                 return len(self._prompts.chat(body, longest).ids)
-            return sum(len(prompt.ids) for prompt in self._prompts.completion(body, longest))
+            if isinstance(body, CompletionRequest):
+                return sum(len(prompt.ids) for prompt in self._prompts.completion(body, longest))
         except BadCall:
             return None
+        return None
 
     async def models(self) -> Sequence[ModelInfo]:
         length = self.engine.limits.longest if self.engine.ready else None
