@@ -1,10 +1,11 @@
 """Keys: made once, shown once, revoked at once, followed by other processes."""
 
 import asyncio
+import itertools
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,11 +18,15 @@ from headgate.pipeline.auth import Auth
 from headgate.storage.sql.open import open_sql
 from headgate.storage.sql.port import Sql
 from headgate.telemetry.log import Log
-from headgate.tenancy.keyring import KeyRecord, KeySpec
+from headgate.tenancy.keyring import KeySpec
 from headgate.tenancy.keys import PREFIX, VISIBLE_LENGTH, Keys
-from headgate.tenancy.store import Store
+from headgate.tenancy.store import Rows, Store
 from tests.clock import VirtualClock
 from tests.pipeline.spine import SECRET
+
+T = TypeVar("T")
+SEEDS = itertools.count(1)
+"""No two processes make the same ids, even on clocks that stand still."""
 
 
 class Office:
@@ -36,7 +41,7 @@ class Office:
             self.store,
             SECRET,
             clock,
-            Ids(clock, random.Random(1)),
+            Ids(clock, random.Random(next(SEEDS))),
             self.publish,
             Log(clock, "debug", self.lines.append),
         )
@@ -104,16 +109,16 @@ def test_a_refresh_in_progress_cannot_bring_a_revoked_key_back(sql_url: str) -> 
         read, go = asyncio.Event(), asyncio.Event()
 
         class Slow(Store):
-            async def keys(self) -> list[tuple[KeyRecord, str]]:
-                rows = await super().keys()
+            async def rows(self, now: float, make: Callable[[Rows], T]) -> T:
+                rows = await super().rows(now, make)
                 if not read.is_set():
                     read.set()
                     await go.wait()
                 return rows
 
         created = await office.keys.create(KeySpec())
-        office.keys._store = Slow(office.store._sql)
-        office.keys._table = KeyTable(-1, {})
+        office.keys._snapshots._store = Slow(office.store._sql)
+        office.keys._snapshots.table = KeyTable(-1, {})
         refresh = asyncio.create_task(office.keys.refresh())
         await read.wait()
         revoke = asyncio.create_task(office.keys.revoke(created.record.id))
@@ -145,11 +150,11 @@ def test_another_process_follows_within_its_poll(sql_url: str) -> None:
 def test_while_sql_is_away_known_keys_open_and_it_is_said_once(sql_url: str) -> None:
     async def main(office: Office, _: Office) -> None:
         class Away(Store):
-            async def keys_version(self) -> int:
+            async def version(self, timeout_s: float | None = None) -> int:
                 raise Overloaded("away")
 
         created = await office.keys.create(KeySpec())
-        office.keys._store = Away(office.store._sql)
+        office.keys._snapshots._store = Away(office.store._sql)
         watch = asyncio.create_task(office.keys.watch(random.Random(2)))
         for _turn in range(10):
             await office.clock.advance(0.7)

@@ -44,6 +44,10 @@ class KeyTable(Struct, frozen=True):
 
     version: int
     by_hash: dict[str, Principal]
+    ended: dict[str, str] = {}
+    """Keys that were not revoked and stopped working all the same, with the code that says why."""
+    stale: bool = False
+    """SQL is away: a key that is not here may have been made meanwhile."""
 
 
 def hash_key(secret: bytes, key: str) -> str:

@@ -3,10 +3,16 @@
 from fnmatch import fnmatchcase
 
 from headgate.core.clock import Clock
-from headgate.core.errors import Forbidden, Unauthorized
+from headgate.core.errors import Forbidden, Overloaded, Unauthorized
 from headgate.core.principal import KeyTable, Principal, Scope, hash_key
 
 KEY_LENGTH_MAX = 256
+ENDED = {
+    "project_archived": "its project is archived.",
+    "user_removed": "its user was removed from the organization.",
+    "not_a_member": "its user is no longer a member of the project.",
+}
+"""Why a key stopped working without being revoked, by code."""
 
 
 class Auth:
@@ -21,7 +27,7 @@ class Auth:
         """The principal of a key that may use `scope`, and `model` where one is given.
 
         The look-up is by keyed hash, so its time tells nothing about how much of a guess was right.
-        Raises `Unauthorized` or `Forbidden`.
+        Raises `Unauthorized` or `Forbidden`, and `Overloaded` for an unknown key while SQL is away.
         """
         if not credential:
             raise Unauthorized(
@@ -29,9 +35,12 @@ class Auth:
                 "make one with 'headgate keys create'.",
                 code="missing_api_key",
             )
-        principal = None
+        table, principal = self.table, None
         if len(credential) <= KEY_LENGTH_MAX:
-            principal = self.table.by_hash.get(hash_key(self._secret, credential))
+            hashed = hash_key(self._secret, credential)
+            principal = table.by_hash.get(hashed)
+            if principal is None:
+                refuse_unknown(table, hashed)
         if principal is None:
             raise Unauthorized("The API key is not valid, or was revoked. Check it, or ask your administrator for one.")
         if principal.expires_at is not None and principal.expires_at <= self._clock.now():
@@ -47,6 +56,21 @@ class Auth:
         return principal
 
 
+def refuse_unknown(table: KeyTable, hashed: str) -> None:
+    """Raises where more is known of a key than that it is not valid."""
+    code = table.ended.get(hashed)
+    if code is not None:
+        raise Unauthorized(f"The API key no longer works: {ENDED[code]} Use another key.", code=code)
+    if table.stale:
+        raise Overloaded(
+            "The database of keys cannot be reached, and this key is not known from before. Try again shortly.",
+            code="keys_unavailable",
+            retry_after=1.0,
+        )
+
+
 def may_use(principal: Principal, model: str) -> bool:
-    """Whether the key's own list of model patterns, if it has one, admits this name."""
-    return principal.models is None or any(fnmatchcase(model, pattern) for pattern in principal.models)
+    """Whether the key's own list of model patterns, if it has one, and every policy above it admit this name."""
+    if principal.models is not None and not any(fnmatchcase(model, pattern) for pattern in principal.models):
+        return False
+    return all(governed.policy.allows(model) for governed in principal.policies)

@@ -1,8 +1,14 @@
 """What a key is, as it is asked for, kept and shown."""
 
+from typing import Literal
+
 from msgspec import Struct
 
-from headgate.core.principal import KeyLimits, Principal, Scope
+from headgate.core.policy import Policy
+from headgate.core.principal import KeyLimits, Scope
+
+Kind = Literal["project", "user", "account", "admin"]
+"""Whose it is: the project's as such, a user's in it, a service account's; or it is for administration only."""
 
 
 class KeySpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -10,10 +16,14 @@ class KeySpec(Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str = ""
     tenant: str = "default"
+    """The project's id. One that is not there yet is made, under that name."""
     scopes: tuple[Scope, ...] = ("inference",)
     models: tuple[str, ...] | None = None
     expires_at: float | None = None
     limits: KeyLimits = KeyLimits()
+    user_id: str | None = None
+    """The user whose key it is; becomes a member of the project."""
+    policy: Policy | None = None
 
 
 class KeyRecord(Struct, frozen=True):
@@ -29,11 +39,10 @@ class KeyRecord(Struct, frozen=True):
     created_at: float
     expires_at: float | None = None
     revoked_at: float | None = None
-
-    def principal(self) -> Principal:
-        return Principal(
-            self.id, self.tenant, frozenset(self.scopes), self.name, self.models, self.expires_at, self.limits
-        )
+    kind: Kind = "project"
+    user_id: str | None = None
+    account_id: str | None = None
+    policy: Policy | None = None
 
 
 class CreatedKey(Struct, frozen=True):

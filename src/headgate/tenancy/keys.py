@@ -1,6 +1,5 @@
 """API keys: made, listed, revoked. SQL holds the truth; the data plane reads a snapshot of it."""
 
-import asyncio
 import random
 import secrets
 from collections.abc import Callable
@@ -8,19 +7,19 @@ from collections.abc import Callable
 from msgspec import structs
 
 from headgate.core.clock import Clock
-from headgate.core.errors import BadCall, HeadgateError, NotFound
+from headgate.core.errors import BadCall, NotFound
 from headgate.core.ids import Ids
 from headgate.core.principal import KeyTable, Scope, hash_key
-from headgate.telemetry import names
 from headgate.telemetry.log import Log
-from headgate.tenancy.keyring import CreatedKey, KeyRecord, KeySpec
+from headgate.tenancy.desk import Change, Desk
+from headgate.tenancy.keyring import CreatedKey, KeyRecord, KeySpec, Kind
+from headgate.tenancy.policies import check
+from headgate.tenancy.records import SYSTEM, Account, Actor, Member, Project, User
+from headgate.tenancy.snapshot import Snapshots
 from headgate.tenancy.store import Store
 
 PREFIX = "hg-"
 VISIBLE_LENGTH = 11
-POLL_SECONDS = 0.5
-"""How often a replica looks whether another process changed the keys."""
-REFRESH_SECONDS = 10.0
 EXPIRY_MAX = 253_402_300_800.0
 """The year 10000, which no calendar can show."""
 LIMIT_MAX = 10**12
@@ -36,79 +35,144 @@ class Keys:
         self._store = store
         self._secret = secret
         self._clock = clock
-        self._ids = ids
-        self._publish = publish
-        self._log = log
-        self._table = KeyTable(-1, {})
-        self._turn = asyncio.Lock()
+        self._snapshots = Snapshots(store, clock, publish, log)
+        self.desk = Desk(store, clock, ids, self._snapshots.follow)
 
     def knows(self, key: str) -> bool:
         """Whether the key is valid in the newest snapshot."""
-        return hash_key(self._secret, key) in self._table.by_hash
+        return hash_key(self._secret, key) in self._snapshots.table.by_hash
 
-    async def create(self, spec: KeySpec, key: str | None = None, key_id: str | None = None) -> CreatedKey:
-        """Makes a key, or registers a given one under a given id (bootstrap). Raises `BadCall` on a bad spec."""
+    async def create(
+        self, spec: KeySpec, key: str | None = None, key_id: str | None = None, by: Actor = SYSTEM
+    ) -> CreatedKey:
+        """Makes a key, or registers a given one under a given id (bootstrap).
+
+        A project of that name is made where there is none. Raises `BadCall` on a bad spec.
+        """
         _check(spec, self._clock)
+        return await self._make(spec, by, key, key_id)
+
+    async def create_for(self, account_id: str, project: str, spec: KeySpec, by: Actor) -> CreatedKey:
+        """A key of a service account. Raises `NotFound`."""
+        _check(spec, self._clock)
+        return await self._make(structs.replace(spec, tenant=project), by, account_id=account_id)
+
+    async def _make(
+        self,
+        spec: KeySpec,
+        by: Actor,
+        key: str | None = None,
+        key_id: str | None = None,
+        account_id: str | None = None,
+    ) -> CreatedKey:
         key = key or PREFIX + secrets.token_urlsafe(32)
-        record = KeyRecord(
-            id=key_id or self._ids.new("key"),
-            prefix=key[:VISIBLE_LENGTH],
-            name=spec.name,
-            tenant=spec.tenant,
-            scopes=spec.scopes,
-            models=spec.models,
-            limits=spec.limits,
-            created_at=self._clock.now(),
-            expires_at=spec.expires_at,
-        )
-        await self._store.put_key(record, hash_key(self._secret, key))
-        await self.refresh()
-        return CreatedKey(record, key)
+        hashed = hash_key(self._secret, key)
+
+        def work(change: Change) -> KeyRecord:
+            return add_key(change, spec, key, hashed, key_id, account_id)
+
+        return CreatedKey(await self.desk.change(by, work), key)
 
     async def list(self) -> list[KeyRecord]:
         """All keys ever made, newest first."""
         return [record for record, _ in await self._store.keys()]
 
-    async def revoke(self, key_id: str) -> KeyRecord:
-        """Effective in this process when it returns, in others within `POLL_SECONDS`. Raises `NotFound`."""
-        for record, _ in await self._store.keys():
-            if record.id == key_id:
-                if record.revoked_at is None:
-                    now = self._clock.now()
-                    record = structs.replace(record, revoked_at=now)
-                    await self._store.revoke_key(key_id, now)
-                await self.refresh()
-                return record
-        raise NotFound(f"There is no key '{key_id[:100]}'. List the keys to see their ids.", code="key_not_found")
+    async def revoke(self, key_id: str, by: Actor = SYSTEM) -> KeyRecord:
+        """Effective in this process when it returns, in others within a second. Raises `NotFound`."""
+
+        def work(change: Change) -> KeyRecord:
+            record = change.books.get(KeyRecord, key_id)
+            if record is None:
+                raise no_key(key_id)
+            return end_key(change, record)
+
+        return await self.desk.change(by, work)
 
     async def refresh(self) -> None:
-        """Publishes a new snapshot if SQL has another version than the one published last.
-
-        One at a time: a slow one could otherwise publish last what it read first, and a revoked key would live again.
-        """
-        async with self._turn:
-            version = await self._store.keys_version()
-            if version == self._table.version:
-                return
-            rows = await self._store.keys()
-            valid = {hashed: record.principal() for record, hashed in rows if record.revoked_at is None}
-            self._table = KeyTable(version, valid)
-            self._publish(self._table)
-        self._log.event(names.KEYS_CHANGED, "debug", version=version, valid=len(valid))
+        """Publishes a new snapshot if SQL has another version than the one published last."""
+        await self._snapshots.refresh()
 
     async def watch(self, rng: random.Random) -> None:
         """Until cancelled: follows changes made by other processes. While SQL is away the last snapshot serves on."""
-        away = False
-        while True:
-            await self._clock.sleep(POLL_SECONDS * rng.uniform(0.8, 1.2))
-            try:
-                async with asyncio.timeout(REFRESH_SECONDS):
-                    await self.refresh()
-                away = False
-            except (HeadgateError, TimeoutError) as error:
-                if not away:
-                    self._log.event(names.KEYS_STALE, "warning", error=str(error) or "no answer in time")
-                away = True
+        await self._snapshots.watch(rng)
+
+
+def no_key(key_id: str) -> NotFound:
+    return NotFound(f"There is no key '{key_id[:100]}'. List the keys to see their ids.", code="key_not_found")
+
+
+def add_key(
+    change: Change, spec: KeySpec, key: str, hashed: str, key_id: str | None, account_id: str | None
+) -> KeyRecord:
+    """Inside a transaction: the key, and the project and the membership it needs."""
+    _ensure_project(change, spec.tenant)
+    kind: Kind = "admin" if spec.scopes == ("admin",) else "project"
+    if account_id is not None:
+        account = change.books.get(Account, account_id)
+        if account is None or account.removed_at is not None or account.project != spec.tenant:
+            raise NotFound(
+                f"There is no service account '{account_id[:100]}' in this project. List them to see their ids.",
+                code="service_account_not_found",
+            )
+        kind = "account"
+    if spec.user_id is not None:
+        _ensure_member(change, spec.tenant, spec.user_id)
+        kind = "user"
+    known = change.books.get(KeyRecord, key_id) if key_id is not None else None
+    record = KeyRecord(
+        id=key_id or change.new_id("key"),
+        prefix=key[:VISIBLE_LENGTH],
+        name=spec.name,
+        tenant=spec.tenant,
+        scopes=spec.scopes,
+        models=spec.models,
+        limits=spec.limits,
+        created_at=change.now,
+        expires_at=spec.expires_at,
+        kind=kind,
+        user_id=spec.user_id,
+        account_id=account_id,
+        policy=spec.policy,
+    )
+    change.books.put_key(record, hashed)
+    if known is None:  # the bootstrap key is registered anew at each start: no news
+        change.note("api_key.created", record.id, record.tenant, None, record)
+    return record
+
+
+def end_key(change: Change, record: KeyRecord) -> KeyRecord:
+    """Inside a transaction: revokes a key. Twice is once."""
+    if record.revoked_at is not None:
+        return record
+    ended = structs.replace(record, revoked_at=change.now)
+    change.books.change_key(ended)
+    change.note("api_key.deleted", record.id, record.tenant, record, ended)
+    return ended
+
+
+def _ensure_project(change: Change, project_id: str) -> None:
+    if change.books.get(Project, project_id) is not None:
+        change.project(project_id)
+        return
+    if project_id.startswith("proj_"):
+        raise BadCall(f"There is no project '{project_id}'. List the projects to see their ids.", param="tenant")
+    project = Project(project_id, project_id, change.now)
+    change.books.put(project)
+    change.note("project.created", project.id, project.id, None, project)
+
+
+def _ensure_member(change: Change, project_id: str, user_id: str) -> None:
+    user = change.books.get(User, user_id)
+    if user is None or user.removed_at is not None:
+        raise BadCall(
+            f"There is no user '{user_id[:100]}'. List the users to see their ids.",
+            param="user_id",
+            code="user_not_found",
+        )
+    if not change.books.find(Member, ("project", "=", project_id), ("user_id", "=", user_id)):
+        member = Member(project_id, user_id, "member", change.now)
+        change.books.put(member)
+        change.note("project.user.added", user_id, project_id, None, member)
 
 
 def _check(spec: KeySpec, clock: Clock) -> None:
@@ -133,3 +197,5 @@ def _check(spec: KeySpec, clock: Clock) -> None:
             raise BadCall(
                 f"A limit lies between 1 and {LIMIT_MAX}; leave it out for the default.", param=f"limits.{field}"
             )
+    if spec.policy is not None:
+        check(spec.policy, "policy.")

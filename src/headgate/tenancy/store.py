@@ -1,19 +1,144 @@
-"""The tenancy room's tables: keys. The only module of this room that knows SQL."""
+"""The tenancy room's tables. The only module of this room that knows SQL.
 
-from typing import Any
+A transaction is a function of `Books`, run whole or not at all. Functions that change something run one after the
+other, in whatever process: the first thing each takes is the row of the version that replicas poll for.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import sqlalchemy as sa
+from msgspec import Struct
 from sqlalchemy import Connection
 
+from headgate.core.errors import Bug
+from headgate.core.policy import Policy
 from headgate.core.principal import KeyLimits
 from headgate.storage.sql import tables
 from headgate.storage.sql import tables_tenancy as own
 from headgate.storage.sql.port import Sql
 from headgate.storage.sql.statements import bump, insert
 from headgate.tenancy.keyring import KeyRecord
+from headgate.tenancy.records import Account, Alert, Entry, Member, Organization, Project, Stop, User
 
-_KEYS_VERSION = "keys"
+_VERSION = "keys"
+PAGE_MAX = 1_000
+
+Op = Literal["=", "!=", "<", "<=", ">", ">=", "in", "has"]
+Condition = tuple[str, Op, Any]
+"""A column, how, and what with. `=` with None asks for nothing there; `has` looks for a text in a list."""
+R = TypeVar("R", bound=Struct)
+T = TypeVar("T")
+
+_TABLES: dict[type[Struct], tuple[sa.Table, str]] = {
+    Organization: (own.organization, "id"),
+    Project: (own.projects, "created_at"),
+    User: (own.users, "added_at"),
+    Member: (own.members, "added_at"),
+    Account: (own.accounts, "created_at"),
+    KeyRecord: (own.keys, "created_at"),
+    Stop: (own.stops, "since"),
+    Alert: (own.alerts, "created_at"),
+    Entry: (own.audit, "at"),
+}
+"""Where each kind of record is kept, and the column that says which is newer."""
+
+
+class Page(Struct, frozen=True):
+    """A window on a list: at most `limit`, behind `after` or before `before`, which are ids of the list."""
+
+    limit: int = 20
+    after: str | None = None
+    before: str | None = None
+    newest_first: bool = True
+
+
+class Rows(Struct, frozen=True):
+    """What a snapshot is made of, of one moment."""
+
+    version: int
+    organization: Organization
+    projects: list[Project]
+    users: list[User]
+    members: list[tuple[str, str]]
+    """Project and user."""
+    stops: list[Stop]
+    keys: list[dict[str, Any]]
+    """Columns of those not revoked, not made into records: there may be many."""
+
+
+class Books:
+    """One transaction, in the words of this room."""
+
+    def __init__(self, db: Connection) -> None:
+        self._db = db
+
+    def get(self, kind: type[R], record_id: str) -> R | None:
+        return next(iter(self.find(kind, ("id", "=", record_id))), None)
+
+    def find(self, kind: type[R], *where: Condition) -> list[R]:
+        """Newest first."""
+        table, newer = _TABLES[kind]
+        query = sa.select(table).where(*_conditions(table, where))
+        return self._records(kind, query.order_by(table.c[newer].desc(), *table.primary_key.columns))
+
+    def page(self, kind: type[R], page: Page, where: Sequence[Condition], by: str = "id") -> list[R] | None:
+        """One more than the page's limit where there is more. None where its cursor is not in the table."""
+        table, newer = _TABLES[kind]
+        at, name = table.c[newer], table.c[by]
+        query = sa.select(table).where(*_conditions(table, where))
+        backwards = page.before is not None and page.after is None
+        cursor = page.before if backwards else page.after
+        descending = page.newest_first is not backwards
+        if cursor is not None:
+            # It may have left the list since, archived or revoked, and still be a place in it.
+            known = _conditions(table, [one for one in where if one[1] == "=" and one[2] is not None])
+            place = (
+                None if not sayable(cursor) else self._db.execute(sa.select(at).where(name == cursor, *known)).scalar()
+            )
+            if place is None:
+                return None
+            here, there = sa.tuple_(at, name), sa.tuple_(sa.literal(place), sa.literal(cursor))
+            query = query.where(here < there if descending else here > there)
+        ordered = query.order_by(at.desc(), name.desc()) if descending else query.order_by(at, name)
+        found = self._records(kind, ordered.limit(min(page.limit, PAGE_MAX) + 1))
+        if not backwards:
+            return found
+        return found[: page.limit][::-1] + found[page.limit :]
+
+    def put(self, record: Struct) -> None:
+        """Adds it, or replaces the one of the same id. Keys have `put_key`."""
+        table, _ = _TABLES[type(record)]
+        self._upsert(table, _row(record))
+
+    def add(self, record: Entry) -> None:
+        """Adds to what is only ever added to."""
+        self._db.execute(sa.insert(own.audit).values(_row(record)))
+
+    def put_key(self, record: KeyRecord, hashed: str) -> None:
+        """As `put`; the same key under another id goes."""
+        self._db.execute(sa.delete(own.keys).where(own.keys.c.hash == hashed, own.keys.c.id != record.id))
+        # Not deleted and inserted: replicas that start together with one bootstrap key would collide.
+        self._upsert(own.keys, {**_row(record), "hash": hashed})
+
+    def change_key(self, record: KeyRecord) -> None:
+        """A key's record anew, its secret as it was."""
+        row = _row(record)
+        self._db.execute(sa.update(own.keys).where(own.keys.c.id == row.pop("id")).values(row))
+
+    def remove(self, kind: type[Struct], *where: Condition) -> None:
+        table, _ = _TABLES[kind]
+        self._db.execute(sa.delete(table).where(*_conditions(table, where)))
+
+    def _upsert(self, table: sa.Table, row: dict[str, Any]) -> None:
+        keys = [column.name for column in table.primary_key.columns]
+        changed = {name: value for name, value in row.items() if name not in keys}
+        added = insert(self._db, table).values(row)
+        self._db.execute(added.on_conflict_do_update(index_elements=keys, set_=changed))
+
+    def _records(self, kind: type[R], query: sa.Select[Any]) -> list[R]:
+        return [_record(kind, dict(row)) for row in self._db.execute(query).mappings()]
 
 
 class Store:
@@ -22,66 +147,108 @@ class Store:
     def __init__(self, sql: Sql) -> None:
         self._sql = sql
 
-    async def put_key(self, record: KeyRecord, hashed: str) -> None:
-        """Adds a key, or replaces the one with this id; the same key under another id goes."""
-        row = {**_key_row(record), "hash": hashed}
-        changed = {name: value for name, value in row.items() if name != "id"}
+    async def change(self, work: Callable[[Books], T]) -> T:
+        """Runs `work`, which may write, alone. What it raises undoes it all."""
 
-        def work(db: Connection) -> None:
-            db.execute(sa.delete(own.keys).where(own.keys.c.hash == hashed, own.keys.c.id != record.id))
-            # Not deleted and inserted: replicas that start together with one bootstrap key would collide.
-            added = insert(db, own.keys).values(row)
-            db.execute(added.on_conflict_do_update(index_elements=["id"], set_=changed))
-            bump(db, _KEYS_VERSION)
+        def whole(db: Connection) -> T:
+            bump(db, _VERSION)  # first: its row's lock keeps other changes out until this one is committed
+            return work(Books(db))
 
-        await self._sql.run(work)
+        return await self._sql.run(whole)
 
-    async def revoke_key(self, key_id: str, at: float) -> None:
-        def work(db: Connection) -> None:
-            db.execute(
-                sa.update(own.keys)
-                .where(own.keys.c.id == key_id, own.keys.c.revoked_at.is_(None))
-                .values(revoked_at=at)
-            )
-            bump(db, _KEYS_VERSION)
-
-        await self._sql.run(work)
+    async def look(self, work: Callable[[Books], T]) -> T:
+        """Runs `work`, which only reads, on one moment's state."""
+        return await self._sql.read(lambda db: work(Books(db)))
 
     async def keys(self) -> list[tuple[KeyRecord, str]]:
         """Every key with its hash, newest first."""
 
         def work(db: Connection) -> list[tuple[KeyRecord, str]]:
             rows = db.execute(sa.select(own.keys).order_by(own.keys.c.created_at.desc())).mappings()
-            return [(_key_record(dict(row)), str(row["hash"])) for row in rows]
+            return [(_record(KeyRecord, dict(row)), str(row["hash"])) for row in rows]
 
         return await self._sql.read(work)
 
-    async def keys_version(self) -> int:
-        """Grows with every change of the keys, in whatever process."""
+    async def version(self, timeout_s: float | None = None) -> int:
+        """Grows with every change, in whatever process."""
+        return await self._sql.read(_version, timeout_s=timeout_s)
 
-        def work(db: Connection) -> int:
-            query = sa.select(tables.versions.c.version).where(tables.versions.c.name == _KEYS_VERSION)
-            return int(db.execute(query).scalar() or 0)
+    async def rows(self, now: float, make: Callable[[Rows], T]) -> T:
+        """What `make` makes of everything a snapshot needs: one query per table; `make` runs off the event loop.
+
+        Raises `Bug` where the tables hold what this version cannot read.
+        """
+
+        def work(db: Connection) -> T:
+            try:
+                return make(read(db))
+            except msgspec.ValidationError as error:
+                raise Bug(f"The database holds a policy that this version cannot read: {error}.") from error
+
+        def read(db: Connection) -> Rows:
+            books = Books(db)
+            keys = sa.select(*(own.keys.c[name] for name in _SNAPSHOT_COLUMNS)).where(own.keys.c.revoked_at.is_(None))
+            members = sa.select(own.members.c.project, own.members.c.user_id)
+            return Rows(
+                version=_version(db),
+                organization=next(iter(books.find(Organization)), Organization()),
+                projects=books.find(Project),
+                users=books.find(User),
+                members=[(str(project), str(user)) for project, user in db.execute(members)],
+                stops=books.find(Stop, ("until", ">", now)),
+                keys=[dict(row) for row in db.execute(keys).mappings()],
+            )
 
         return await self._sql.read(work)
 
 
-def _key_row(record: KeyRecord) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "prefix": record.prefix,
-        "name": record.name,
-        "tenant": record.tenant,
-        "scopes": list(record.scopes),
-        "models": list(record.models) if record.models is not None else None,
-        "limits": msgspec.to_builtins(record.limits),
-        "created_at": record.created_at,
-        "expires_at": record.expires_at,
-        "revoked_at": record.revoked_at,
-    }
+_SNAPSHOT_COLUMNS = (
+    "id", "hash", "name", "tenant", "scopes", "models", "limits", "expires_at", "user_id", "policy"
+)  # fmt: skip
 
 
-def _key_record(row: dict[str, Any]) -> KeyRecord:
+def _version(db: Connection) -> int:
+    query = sa.select(tables.versions.c.version).where(tables.versions.c.name == _VERSION)
+    return int(db.execute(query).scalar() or 0)
+
+
+def _conditions(table: sa.Table, where: Sequence[Condition]) -> list[sa.ColumnElement[bool]]:
+    return [_condition(table.c[name], op, value) for name, op, value in where]
+
+
+def sayable(text: str) -> bool:
+    """Whether a database can be asked about it: PostgreSQL refuses a NUL, and nobody takes half an emoji."""
+    return "\x00" not in text and text.encode("utf-8", "replace") == text.encode("utf-8", "surrogatepass")
+
+
+def _condition(column: sa.Column[Any], op: Op, value: Any) -> sa.ColumnElement[bool]:
+    if op == "in":
+        return column.in_([one for one in value if sayable(one)])
+    if isinstance(value, str) and not sayable(value):
+        return sa.false()
+    if op == "has":
+        return sa.cast(column, sa.Text).contains(f'"{value}"', autoescape=True)
+    if value is None:
+        return column.is_(None) if op == "=" else column.is_not(None)
+    compare: dict[str, Callable[[Any], sa.ColumnElement[bool]]] = {
+        "=": column.__eq__, "!=": column.__ne__, "<": column.__lt__,
+        "<=": column.__le__, ">": column.__gt__, ">=": column.__ge__,
+    }  # fmt: skip
+    return compare[op](value)
+
+
+def _row(record: Struct) -> dict[str, Any]:
+    row: dict[str, Any] = msgspec.to_builtins(record)
+    return row
+
+
+def _record(kind: type[R], row: dict[str, Any]) -> R:
     row = {str(name): value for name, value in row.items() if name != "hash"}  # SQLAlchemy's names are a kind of str
-    row["limits"] = msgspec.convert(row["limits"] or {}, KeyLimits)
-    return msgspec.convert(row, KeyRecord)
+    if kind is KeyRecord:
+        row["limits"] = msgspec.convert(row["limits"] or {}, KeyLimits)
+    return msgspec.convert(row, kind)
+
+
+def policy_of(column: dict[str, Any]) -> Policy:
+    """A policy as a column holds it."""
+    return msgspec.convert(column, Policy)
