@@ -2,7 +2,17 @@
 
 from headgate.api.application import Application, Route
 from headgate.api.openapi import openapi_route
-from headgate.api.routes import chat, completions, embeddings, health, keys, models, usage
+from headgate.api.routes import (
+    chat,
+    completions,
+    embeddings,
+    health,
+    keys,
+    models,
+    organization_costs,
+    organization_usage,
+    usage,
+)
 from headgate.api.server import Server
 from headgate.api.services import Services
 from headgate.api.settings import ServerSettings
@@ -14,6 +24,8 @@ ROUTES: tuple[Route, ...] = (
     *models.ROUTES,
     *keys.ROUTES,
     *usage.ROUTES,
+    *organization_usage.ROUTES,
+    *organization_costs.ROUTES,
     *health.ROUTES,
 )
 
