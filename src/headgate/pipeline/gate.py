@@ -21,6 +21,9 @@ from headgate.pipeline.fair_queue import FairQueue
 FORGET_S = 10.0
 """How far back the measured drain rates look (seconds, time constant)."""
 
+UNKNOWN_S = 1.0
+"""When to try again while no call has ever left, and there is nothing to judge by."""
+
 
 class GateSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """How calls wait for a backend."""
@@ -282,7 +285,7 @@ class Gate:
             f"Too many calls wait for '{self.name}' already, and this tenant has its share of the places. "
             f"Try again later.",
             code="queue_full",
-            retry_after=expected,
+            retry_after=expected or UNKNOWN_S,
         )
 
     def _too_late(self, waiter: _Waiter) -> Overloaded:
@@ -291,5 +294,5 @@ class Gate:
             f"'{self.name}' had no room for this call within {waited:.1f} s. "
             f"Try again later, or allow more time with x-headgate-timeout-s.",
             code="queue_timeout",
-            retry_after=self.expected_wait(waiter.ticket),
+            retry_after=self.expected_wait(waiter.ticket) or UNKNOWN_S,
         )
