@@ -1,7 +1,7 @@
 """The caller leaves while a stage's neighbour sleeps for ever: everything that was taken comes back, once."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,28 +9,28 @@ import pytest
 from headgate.backends.script import Script
 from headgate.backends.scripted import ScriptedBackend
 from headgate.core.clock import SystemClock
-from headgate.core.counters import Decision, Take
 from headgate.core.errors import Upstream
 from headgate.core.events import Text
+from headgate.core.limiter import Cost, Plan, Rate, Verdict
 from headgate.core.ports import Backend
 from headgate.core.principal import KeyLimits
 from headgate.pipeline.admission import AdmissionSettings
-from headgate.storage.counters.memory import MemoryCounters
+from headgate.storage.limits.memory import MemoryLimiter
 from tests.clock import VirtualClock
 from tests.pipeline.spine import Spine, Telling, fails, hangs, says, until
 
 TOKENS = 100_000
 
 
-class Counting(MemoryCounters):
-    """Counters that can fall asleep for good."""
+class Sleepy(MemoryLimiter):
+    """Limits that can fall asleep for good."""
 
     asleep = False
 
-    async def take(self, takes: Sequence[Take], *, force: bool = False) -> Decision:
+    async def reserve(self, claim: str, plan: Plan, cost: Cost, ttl_s: float) -> Verdict:
         if self.asleep:
             await asyncio.get_running_loop().create_future()
-        return await super().take(takes, force=force)
+        return await super().reserve(claim, plan, cost, ttl_s)
 
 
 def spine(folder: Path, *backends: Backend, concurrency: int = 5) -> Spine:
@@ -39,13 +39,14 @@ def spine(folder: Path, *backends: Backend, concurrency: int = 5) -> Spine:
         backends,
         settings=AdmissionSettings(concurrency=concurrency),
         limits=KeyLimits(tokens_per_minute=TOKENS),
-        counters=Counting(VirtualClock()),
+        limiter=Sleepy(VirtualClock()),
     )
 
 
 async def tokens_left(house: Spine) -> float:
-    state = await house.counters.take([Take("tokens:key_1", 0, TOKENS, TOKENS / 60)])
-    return state.states[0].remaining
+    key = "token_bucket:key:key_1:tokens/minute/all/*:"
+    plan = Plan(rates=(Rate(key=key, amount=TOKENS, window_s=60, tokens=True, burst=TOKENS),))
+    return (await house.limiter.reserve("asking", plan, Cost(0), 1.0)).rates[0].remaining
 
 
 async def leave_during(house: Spine, waiting: Callable[[], bool]) -> None:
@@ -63,11 +64,11 @@ def one_cancelled_line(house: Spine, receipts: int) -> None:
     house.at_rest()
 
 
-def test_leaving_while_the_counters_sleep(tmp_path: Path) -> None:
+def test_leaving_while_the_limits_sleep(tmp_path: Path) -> None:
     async def main() -> None:
         house = spine(tmp_path, Telling("a", says(Text("x"))))
-        assert isinstance(house.counters, Counting)
-        house.counters.asleep = True
+        assert isinstance(house.limiter, Sleepy)
+        house.limiter.asleep = True
         task = asyncio.create_task(house.handle())
         await asyncio.sleep(0.01)
         task.cancel()
@@ -83,8 +84,8 @@ def test_leaving_the_queue_while_the_one_inside_stays_for_ever(tmp_path: Path) -
         inside = await house.handle()
         before = await tokens_left(house)
         for _ in range(10):
-            await leave_during(house, lambda: house.admission.waiting == 1)
-        assert (house.admission.active, house.admission.waiting) == (1, 0)
+            await leave_during(house, lambda: house.admission.gate.waiting == 1)
+        assert (house.admission.gate.active, house.admission.gate.waiting) == (1, 0)
         assert await tokens_left(house) >= before
         await inside.aclose()
         assert [line["outcome"] for line in house.done()] == ["cancelled"] * 11
@@ -109,7 +110,7 @@ def test_leaving_while_the_first_piece_never_comes(tmp_path: Path) -> None:
     async def main() -> None:
         backend = Telling("a", hangs(), counts=True)
         house = spine(tmp_path, backend)
-        await leave_during(house, lambda: backend.opened == 1 and house.admission.active == 1)
+        await leave_during(house, lambda: backend.opened == 1 and house.admission.gate.active == 1)
         one_cancelled_line(house, 1)
         assert backend.closed == 1
         assert await tokens_left(house) == pytest.approx(TOKENS, abs=1)
@@ -168,18 +169,15 @@ def test_leaving_without_having_read_a_single_piece(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_counters_that_sleep_at_the_end_keep_neither_place_nor_answer(tmp_path: Path) -> None:
+def test_limits_that_sleep_do_not_hold_up_the_end_of_a_reply(tmp_path: Path) -> None:
     async def main() -> None:
         backend = Telling("a", hangs(Text("x")))
         house = spine(tmp_path, backend)
         reply = await house.handle()
-        assert isinstance(house.counters, Counting)
-        house.counters.asleep = True
-        reply._closing_s = 0.05
-        task = asyncio.create_task(reply.aclose())
-        await until(lambda: house.admission.active == 0 and backend.closed == 1)
-        with pytest.raises(ExceptionGroup):
-            await task
+        assert isinstance(house.limiter, Sleepy)
+        house.limiter.asleep = True
+        await reply.aclose()
+        assert (house.admission.gate.active, backend.closed) == (0, 1)
         one_cancelled_line(house, 1)
 
     asyncio.run(main())

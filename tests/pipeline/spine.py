@@ -1,6 +1,7 @@
 """The whole request path, of real parts, and backends that do what a test says."""
 
 import asyncio
+import itertools
 import json
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -10,35 +11,37 @@ from typing import Any
 
 import msgspec
 
+from headgate.app.config import Config
+from headgate.app.pathway import pathway
 from headgate.backends.script import Script
 from headgate.backends.scripted import ScriptedBackend
 from headgate.core.call import Call
 from headgate.core.clock import Clock, SystemClock
-from headgate.core.counters import Counters
 from headgate.core.deadline import Deadline
 from headgate.core.errors import HeadgateError
 from headgate.core.events import Event
 from headgate.core.ids import Ids
+from headgate.core.limiter import Limiter
 from headgate.core.ports import Answer, Backend, Health, ModelInfo, Progress
 from headgate.core.principal import KeyLimits, KeyTable, Principal, hash_key
 from headgate.core.reply import Reply
 from headgate.core.request import ChatRequest, CompletionRequest
 from headgate.core.target import Route, RouteTable, Target
 from headgate.core.usage import Receipt, Usage
+from headgate.ledger.accounts.questions import SpendQuestion
 from headgate.ledger.journal import Journal, decode
 from headgate.ledger.prices import Price, PriceBook, PriceTable
-from headgate.pipeline.admission import Admission, AdmissionSettings
+from headgate.pipeline.admission import AdmissionSettings
 from headgate.pipeline.auth import Auth
-from headgate.pipeline.dispatch import Dispatch
-from headgate.pipeline.gateway import Gateway
 from headgate.pipeline.meter import Meter
-from headgate.storage.counters.memory import MemoryCounters
+from headgate.storage.limits.memory import MemoryLimiter
 from headgate.telemetry.log import Log
 from headgate.telemetry.metrics import Metrics
 
 SECRET = b"server secret of the tests"
 KEY = "hg-canary-key-0123456789"
 PROMPT = "canary prompt text"
+_numbers = itertools.count()
 PRICED = Price(model="m", effective=date(2020, 1, 1), input=1, output=2)
 
 
@@ -56,7 +59,7 @@ def make_call(
     fields = {"model": model, "messages": [{"role": "user", "content": text}], "stream": stream, **body}
     raw = msgspec.json.encode(fields)
     return Call(
-        id=f"req_{id(fields):x}",
+        id=f"req_{next(_numbers)}",
         operation="chat",
         dialect="openai",
         model=model,
@@ -76,8 +79,8 @@ def completion_call(clock: Clock, **body: Any) -> Call:
     decoded = msgspec.json.decode(raw, type=CompletionRequest)
     moment = clock.monotonic()
     return Call(
-        id="req_c", operation="completion", dialect="openai", model="m", body=decoded, raw=raw, stream=False,
-        include_usage=False, deadline=Deadline(moment + 60), received=moment,
+        id=f"req_{next(_numbers)}", operation="completion", dialect="openai", model="m", body=decoded, raw=raw,
+        stream=False, include_usage=False, deadline=Deadline(moment + 60), received=moment,
     )  # fmt: skip
 
 
@@ -152,7 +155,7 @@ class Spine:
         script: Script | None = None,
         settings: AdmissionSettings | None = None,
         limits: KeyLimits | None = None,
-        counters: Counters | None = None,
+        limiter: Limiter | None = None,
         principal: Principal | None = None,
     ) -> None:
         self.clock: Clock = SystemClock()
@@ -161,7 +164,9 @@ class Spine:
         rng = random.Random(7)
         self.metrics = Metrics()
         self.journal = Journal(folder / "ledger")
-        self.counters = MemoryCounters(self.clock) if counters is None else counters
+        self.limiter = MemoryLimiter(self.clock) if limiter is None else limiter
+        self.spent: dict[str, int] = {}
+        """What the ledger is taken to know, in nanodollars by project."""
         log = Log(self.clock, "debug", self._keep)
         self.meter = Meter(
             self.clock,
@@ -173,14 +178,18 @@ class Spine:
         )
         self.principal = principal or Principal("key_1", "acme", frozenset({"inference"}), limits=limits or KeyLimits())
         self.auth = Auth(self.clock, SECRET, KeyTable(1, {hash_key(SECRET, KEY): self.principal}))
-        self.admission = Admission(settings or AdmissionSettings(), self.counters, self.clock, self.journal)
         given = list(backends) if backends is not None else [ScriptedBackend(self.clock, name="a", script=script)]
         self.backends: Mapping[str, Backend] = {backend.name: backend for backend in given}
-        self.gateway = Gateway(
-            self.auth, self.admission, Dispatch(self.clock, self.backends), self.meter, self.clock, rng
-        )
+        config = Config(admission=settings or AdmissionSettings())
+        self.path = pathway(config, self.auth, self.limiter, self._sums, self.meter, rng)
+        self.gateway = self.path.gateway
+        self.gateway.dispatch.backends = self.backends
+        self.admission = self.gateway.admission
         first, *others = [Target(name, "m") for name in self.backends]
         self.gateway.routes = RouteTable(1, {"m": Route("m", (first,), tuple(others))})
+
+    async def _sums(self, questions: Sequence[SpendQuestion]) -> list[tuple[int, int]]:
+        return [(self.spent.get(question.tenant or "", 0), 0) for question in questions]
 
     def _keep(self, line: str) -> None:
         self.text += line
@@ -212,7 +221,9 @@ class Spine:
 
     def at_rest(self) -> None:
         """Nothing of any call is left: no place, no queue, no answer, no task."""
-        assert (self.admission.active, self.admission.waiting) == (0, 0)
+        assert (self.admission.gate.active, self.admission.gate.waiting) == (0, 0)
+        assert not any(self.path.gates.active().values())
+        assert not any(self.path.gates.waiting().values())
         for backend in self.backends.values():
             if isinstance(backend, ScriptedBackend):
                 assert backend.open_answers == 0

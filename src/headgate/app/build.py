@@ -17,6 +17,7 @@ from headgate.app.config import EMBEDDED, Config, Environment
 from headgate.app.fleet import Fleet
 from headgate.app.home import Home
 from headgate.app.inference import Inference
+from headgate.app.pathway import Pathway, pathway, settle_lost, watch
 from headgate.app.routes import visible_models
 from headgate.app.yamlfile import ConfigError
 from headgate.core.clock import Clock
@@ -30,15 +31,14 @@ from headgate.ledger.accounts import store as accounts_store
 from headgate.ledger.accounts.questions import Accounts
 from headgate.ledger.journal import Journal
 from headgate.ledger.prices import BUNDLED_BOOK, PriceTable, read_book
+from headgate.ledger.recovery import recover
 from headgate.ledger.shipper import Shipper
 from headgate.ops.readiness import Readiness
-from headgate.pipeline.admission import Admission
 from headgate.pipeline.auth import Auth, may_use
-from headgate.pipeline.dispatch import Dispatch
 from headgate.pipeline.gateway import Gateway
 from headgate.pipeline.meter import Meter
-from headgate.storage.counters.open import open_counters
 from headgate.storage.errors import StorageError
+from headgate.storage.limits.open import open_limiter
 from headgate.storage.sql.open import open_sql
 from headgate.storage.sql.port import Sql
 from headgate.telemetry import names
@@ -56,6 +56,7 @@ class Parts:
     """What `run` needs to hold of a built server."""
 
     gateway: Gateway
+    path: Pathway
     keys: Keys
     accounts: Accounts
     fleet: Fleet
@@ -98,13 +99,14 @@ async def build(
         stack.push_async_callback(sql.aclose)
         store = ledger_store.Store(sql)
         try:
-            counters = open_counters(config.storage.counters, clock)
+            limiter = open_limiter(config.storage.counters, clock)
         except StorageError as error:
             raise ConfigError(str(error)) from error
-        stack.push_async_callback(counters.aclose)
+        stack.push_async_callback(limiter.aclose)
 
         journal = _open_journal(home.ledger)
         stack.callback(journal.close)
+        settle_lost(limiter, await asyncio.to_thread(recover, journal))
         shipper = Shipper(journal, store, home.instance(), clock, log)
         stack.push_async_callback(shipper.finish, SHIP_SECONDS)
         accounts = Accounts(accounts_store.Store(sql), shipper.flush)
@@ -115,12 +117,11 @@ async def build(
         await keys.refresh()
 
         meter = Meter(clock, ids, price_table(config), journal, metrics, log)
-        admission = Admission(config.admission, counters, clock, journal)
-        dispatch = Dispatch(clock, {})
-        gateway = Gateway(auth, admission, dispatch, meter, clock, rng)
+        path = pathway(config, auth, limiter, accounts.spent, meter, rng)
+        gateway = path.gateway
 
         def publish(table: RouteTable, backends: Mapping[str, Backend]) -> None:
-            dispatch.backends = backends
+            gateway.dispatch.backends = backends
             gateway.routes = table
 
         fleet = Fleet(clock, log, environment.variables, publish, own_port)
@@ -137,17 +138,19 @@ async def build(
             readiness.require(EMBEDDED, inference.ready)
         await fleet.apply(config)
 
-        _watch_gauges(metrics, admission, shipper, journal)
+        watch(path, meter)
+        _watch_gauges(metrics, shipper, journal)
         _watch_backends(metrics, fleet, inference)
         stack.push_async_callback(tasks.aclose)
         for work, name in (
             (shipper.run(), "ledger shipper"),
             (keys.watch(rng), "keys watcher"),
+            (path.seeds.run(), "budget accounts"),
             (fleet.keep_fresh(), "model lists"),
         ):
             keep(tasks, work, name, log)
         yield Parts(
-            gateway, keys, accounts, fleet, inference, readiness, shipper, meter, metrics, ids, clock, log, tasks
+            gateway, path, keys, accounts, fleet, inference, readiness, shipper, meter, metrics, ids, clock, log, tasks
         )
 
 
@@ -215,8 +218,6 @@ def _watch_backends(metrics: Metrics, fleet: Fleet, inference: Inference | None)
         metrics.watch(name, documentation, read)
 
 
-def _watch_gauges(metrics: Metrics, admission: Admission, shipper: Shipper, journal: Journal) -> None:
-    metrics.watch(names.IN_FLIGHT, "Calls in progress.", lambda: admission.active)
-    metrics.watch(names.WAITING, "Calls waiting for admission.", lambda: admission.waiting)
+def _watch_gauges(metrics: Metrics, shipper: Shipper, journal: Journal) -> None:
     metrics.watch(names.LEDGER_UNSHIPPED, "Bytes of receipts not yet in SQL.", shipper.unshipped)
     metrics.watch(names.LEDGER_LOST, "Receipts given up while the disk took none.", lambda: journal.lost)

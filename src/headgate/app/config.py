@@ -19,6 +19,8 @@ from headgate.backends.providers import LOCAL_SERVERS, PROVIDERS
 from headgate.core.target import Target
 from headgate.engine.settings import EngineSettings
 from headgate.pipeline.admission import AdmissionSettings
+from headgate.pipeline.capacity import AdaptiveSettings
+from headgate.pipeline.retry_budget import RetrySettings
 from headgate.telemetry.log import Level
 
 DEFAULT_FILE = "headgate.yaml"
@@ -75,6 +77,9 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     log: LogSettings = LogSettings()
     storage: StorageSettings = StorageSettings()
     admission: AdmissionSettings = AdmissionSettings()
+    retries: RetrySettings = RetrySettings()
+    capacity: AdaptiveSettings = AdaptiveSettings()
+    """How the concurrency of backends without a fixed one is found."""
     engine: EngineConfig = EngineConfig()
     backends: tuple[BackendSettings, ...] = ()
     routes: tuple[RouteSettings, ...] = ()

@@ -113,7 +113,7 @@ class _Run:
         """Not ready; stop accepting; finish what was accepted; then the parts close in reverse order of building."""
         parts.readiness.draining = True
         self._log.event(
-            names.SERVER_DRAINING, calls=parts.gateway.admission.active, grace_s=self._config.server.grace_s
+            names.SERVER_DRAINING, calls=parts.gateway.admission.gate.active, grace_s=self._config.server.grace_s
         )
         await server.stop()
 

@@ -1,32 +1,30 @@
-"""The door: concurrency and rate limits, and a bounded queue with a wait limit. Full means refuse now, honestly."""
+"""The door: every limit and budget of a call in one decision, then a place in the fair queue."""
 
-import asyncio
-import contextlib
-from collections import deque
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from headgate.backends.estimate import input_tokens
 from headgate.core.call import Call
 from headgate.core.clock import Clock
-from headgate.core.counters import Counters, Take
-from headgate.core.errors import HeadgateError, OverLimit, Overloaded
+from headgate.core.errors import Overloaded
+from headgate.core.limiter import Cost
+from headgate.core.policy import PRIORITIES, Limit, Policy, Priority
 from headgate.core.principal import Principal
 from headgate.core.reply import Header
-from headgate.core.request import ChatRequest, CompletionRequest, prompts
-from headgate.core.tasks import finish
+from headgate.core.target import Target
 from headgate.ledger.journal import Journal
-from headgate.pipeline.limit_headers import limit_headers
+from headgate.pipeline.booking import Booked, Booking, FindTargets
+from headgate.pipeline.capacity import Fixed
+from headgate.pipeline.costing import CostingSettings
+from headgate.pipeline.gate import Gate, GateSettings, Slot, Ticket
+from headgate.pipeline.holds import Hold
+from headgate.pipeline.plans import Terms
 
-OUTPUT_RESERVED_MAX = 32_768
-"""A limit nobody reaches is no reservation: a caller may write max_tokens=1000000 for "no limit"."""
-GIVE_BACK_SECONDS = 5.0
 _Limit = Annotated[int, Meta(ge=1, le=1_000_000_000_000)]
 _Size = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
-class AdmissionSettings(Struct, frozen=True, forbid_unknown_fields=True):
+class AdmissionSettings(CostingSettings, frozen=True, forbid_unknown_fields=True):
     """Limits of the whole process, and the defaults of a key without limits of its own."""
 
     concurrency: _Limit = 1_000
@@ -34,87 +32,135 @@ class AdmissionSettings(Struct, frozen=True, forbid_unknown_fields=True):
     queue: _Size = 2_000
     """Calls that may wait; more are refused with 503."""
     queue_wait_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
-    """Seconds a call may wait; then it is refused with 503."""
+    """Seconds a call may wait; one that would wait longer is refused at once with 503."""
+    ageing_s: Annotated[float, Meta(gt=0, le=86_400)] = 10.0
+    """A call that has waited so long counts as one class of priority higher."""
     key_concurrency: _Limit = 1_000
     """Calls of one key in progress or waiting."""
     key_requests_per_minute: _Limit = 60_000
     key_tokens_per_minute: _Limit = 20_000_000
     """Prompt and answer together."""
-    assumed_output_tokens: _Size = 256
-    """Reserved against the token limit where the caller sets no maximum; trued up by what was used."""
+
+    def key_policy(self) -> Policy:
+        return Policy(
+            limits=(
+                Limit("requests", self.key_requests_per_minute),
+                Limit("tokens", self.key_tokens_per_minute),
+                Limit("concurrency", self.key_concurrency),
+            )
+        )
 
 
 class Lease:
-    """Room held for one call, given back by `Admission.leave`."""
+    """Room held for one call, given back by `Admission.leave`. Only what admission gave can be dispatched."""
 
-    def __init__(self, principal: Principal, reserved: int) -> None:
-        self.principal = principal
-        self.reserved = reserved
-        self.headers: list[Header] = []
+    __slots__ = ("_hold", "booked", "call", "headers", "slot", "started", "targets", "ticket", "waited_s")
+
+    def __init__(self, principal: Principal, booked: Booked, hold: Hold | None) -> None:
+        self.booked = booked
+        self.call = booked.call
+        self.targets = booked.targets
+        self.headers: list[Header] = booked.headers
+        self._hold = hold
+        terms = booked.terms
+        self.ticket = Ticket(
+            tenant=principal.tenant,
+            weight=terms.weight,
+            priority=priority(terms, self.call),
+            cost_tokens=max(1, booked.cost.tokens),
+            deadline=self.call.deadline,
+        )
+        self.slot: Slot | None = None
         self.waited_s = 0.0
         self.started = 0.0
 
+    def first_hold(self) -> Hold | None:
+        """What budgets hold for the first attempt; whoever takes it settles it."""
+        hold, self._hold = self._hold, None
+        return hold
+
 
 class Admission:
-    """State: who is in, who waits. Decisions are synchronous; only waiting and the counters' round trip await."""
+    """State: who is in, who waits. Limits and budgets are the booking's."""
 
-    def __init__(self, settings: AdmissionSettings, counters: Counters, clock: Clock, journal: Journal) -> None:
+    def __init__(
+        self, settings: AdmissionSettings, booking: Booking, gate: Gate, journal: Journal, clock: Clock
+    ) -> None:
         self.settings = settings
-        self._counters = counters
-        self._clock = clock
+        self.booking = booking
+        self.gate = gate
         self._journal = journal
-        self._by_key: dict[str, int] = {}
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self.active = 0
+        self._clock = clock
         self._hold_s = 1.0
         """How long a call holds its place, smoothed: the basis of an honest Retry-After."""
+        booking.use(settings, settings.key_policy())
 
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
-
-    async def admit(self, principal: Principal, call: Call) -> Lease:
-        """Raises `OverLimit` (this key's limit) or `Overloaded` (ours), each with the time after which to try again."""
+    async def admit(self, principal: Principal, call: Call, find: FindTargets) -> Lease:
+        """Raises `OverLimit` and `OverBudget` (the caller's limits) or `Overloaded` (ours), each with the time after
+        which to try again, and what `find` raises.
+        """
         self._refuse_if_broken()
-        limit = principal.limits.concurrency or self.settings.key_concurrency
-        if self._by_key.get(principal.key_id, 0) >= limit:
-            raise OverLimit(
-                f"This API key already has {limit} calls in progress, its limit. Wait for one to end.",
-                code="concurrency_limit_exceeded",
-                retry_after=max(1.0, self._hold_s),
-            )
-        lease = Lease(principal, min(self._reserve(call), self._tokens_per_minute(principal)))
-        self._by_key[principal.key_id] = self._by_key.get(principal.key_id, 0) + 1
-        taken = False
-        try:
-            # Before the queue: a key over its rate would fill it with calls that are refused in the end.
-            await self._take_rates(lease)
-            taken = True
-            await self._enter(lease, call)
-        except BaseException:
-            self._forget_key(principal.key_id)
-            if taken:
-                await finish(self._give_back(lease), GIVE_BACK_SECONDS)
-            raise
+        # Limits before the queue: a key over its rate would fill it with calls that are refused in the end.
+        booked = await self.booking.book(principal, call, find, self._hold_s)
+        return await self._enter(
+            Lease(principal, booked, Hold(self.booking.limiter, call.id, booked.terms, booked.cost))
+        )
+
+    async def visit(self, principal: Principal, call: Call) -> Lease:
+        """For an answer that is kept already: a request and a place, no tokens, no money, no upstream."""
+        booked = await self.booking.visit(principal, call)
+        lease = Lease(principal, booked, None)
+        lease.started = self._clock.monotonic()
         return lease
 
-    def use(self, settings: AdmissionSettings) -> None:
+    async def again(self, lease: Lease, target: Target, claim: str) -> Hold:
+        """Holds what one more attempt may cost. Raises `OverBudget`."""
+        return await self.booking.again(lease.booked, target, claim)
+
+    def use(self, settings: AdmissionSettings, gate: GateSettings) -> None:
         """New settings, from now on: who waits enters where there is more room, and those inside stay."""
         self.settings = settings
-        self._let_in()
+        self.gate.use(Fixed(settings.concurrency), gate)
+        self.booking.use(settings, settings.key_policy())
 
-    async def leave(self, lease: Lease, used_tokens: int) -> None:
-        """Gives the place back and trues the token limit up from what was reserved to what was used.
+    def leave(self, lease: Lease, used_tokens: int) -> None:
+        """Gives everything back, and trues the token limits up from what was reserved to what was used."""
+        if lease.slot is not None:
+            lease.slot.leave()
+            self._hold_s += 0.1 * (self._clock.monotonic() - lease.started - self._hold_s)
+        hold = lease.first_hold()
+        if hold is not None:
+            hold.settle()  # no attempt was made
+        booked = lease.booked
+        self.booking.limiter.settle(lease.call.id, booked.terms.rest, booked.cost, Cost(used_tokens))
 
-        Raises `Overloaded` where the counters cannot be reached; the place is back all the same.
-        """
-        held = self._clock.monotonic() - lease.started
-        self._hold_s += 0.1 * (held - self._hold_s)
-        self._give_place()
-        self._forget_key(lease.principal.key_id)
-        difference = used_tokens - lease.reserved
-        if difference:
-            await self._counters.take([self._token_bucket(lease.principal, difference)], force=True)
+    async def _enter(self, lease: Lease) -> Lease:
+        arrived = self._clock.monotonic()
+        try:
+            if lease.booked.delay_s > 0:
+                await self._pace(lease)
+            lease.slot = await self.gate.enter(lease.ticket)
+        except BaseException:
+            self.leave(lease, 0)
+            raise
+        lease.started = self._clock.monotonic()
+        lease.waited_s = lease.started - arrived
+        return lease
+
+    async def _pace(self, lease: Lease) -> None:
+        """A leaky bucket's wait. Raises `Overloaded` where the call's deadline comes first."""
+        delay_s = lease.booked.delay_s
+        if lease.call.deadline.remaining(self._clock) <= delay_s:
+            raise Overloaded(
+                f"To keep the limit's pace this call must wait {delay_s:.1f} s, which its deadline does not allow. "
+                "Allow more time with x-headgate-timeout-s.",
+                code="queue_timeout",
+                retry_after=delay_s,
+            )
+        await self._clock.sleep(delay_s)
+
+    def _hold(self, booked: Booked) -> Hold:
+        return Hold(self.booking.limiter, booked.call.id, booked.terms, booked.cost)
 
     def _refuse_if_broken(self) -> None:
         if self._journal.broken is not None:
@@ -126,106 +172,9 @@ class Admission:
                     retry_after=1.0,
                 )
 
-    def _reserve(self, call: Call) -> int:
-        body = call.body
-        output, answers = 0, 1
-        if isinstance(body, ChatRequest):
-            output = body.max_completion_tokens or body.max_tokens or self.settings.assumed_output_tokens
-            answers = body.n or 1
-        elif isinstance(body, CompletionRequest):
-            output = body.max_tokens or self.settings.assumed_output_tokens
-            answers = max(body.n or 1, body.best_of or 1) * len(prompts(body.prompt))
-        return input_tokens(call) + min(output, OUTPUT_RESERVED_MAX) * answers
 
-    async def _enter(self, lease: Lease, call: Call) -> None:
-        arrived = self._clock.monotonic()
-        if self._waiting or self.active >= self.settings.concurrency:
-            if len(self._waiting) >= self.settings.queue:
-                raise Overloaded(
-                    "Too many calls are waiting already; try again shortly.",
-                    code="queue_full",
-                    retry_after=self._expected_wait(len(self._waiting)),
-                )
-            await self._wait(call)
-        else:
-            self.active += 1
-        lease.started = self._clock.monotonic()
-        lease.waited_s = lease.started - arrived
-
-    async def _wait(self, call: Call) -> None:
-        """First come, first served. Whoever leaves hands the place over, so `active` counts it already."""
-        arrived = self._clock.monotonic()
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
-        try:
-            async with call.deadline.within(self._clock, self.settings.queue_wait_s):
-                await place
-        except BaseException as error:
-            if place.done() and not place.cancelled():
-                self._give_place()
-            elif place in self._waiting:
-                self._waiting.remove(place)
-            if isinstance(error, TimeoutError):
-                raise Overloaded(
-                    f"No capacity became free within {self._clock.monotonic() - arrived:.1f} s; try again shortly.",
-                    code="queue_timeout",
-                    retry_after=self._expected_wait(len(self._waiting)),
-                ) from error
-            raise
-
-    def _give_place(self) -> None:
-        self.active -= 1
-        self._let_in()
-
-    def _let_in(self) -> None:
-        while self._waiting and self.active < self.settings.concurrency:
-            place = self._waiting.popleft()
-            if not place.done():
-                place.set_result(None)
-                self.active += 1
-
-    def _forget_key(self, key_id: str) -> None:
-        left = self._by_key[key_id] - 1
-        if left:
-            self._by_key[key_id] = left
-        else:
-            del self._by_key[key_id]
-
-    def _expected_wait(self, ahead: int) -> float:
-        return max(1.0, (ahead + 1) * self._hold_s / self.settings.concurrency)
-
-    async def _take_rates(self, lease: Lease) -> None:
-        principal = lease.principal
-        takes = [self._request_bucket(principal, 1), self._token_bucket(principal, lease.reserved)]
-        decision = await self._counters.take(takes)
-        lease.headers = limit_headers(takes, decision)
-        if decision.allowed:
-            return
-        which = "requests" if decision.refused == 0 else "tokens"
-        limit = takes[decision.refused or 0].capacity
-        error = OverLimit(
-            f"This API key's limit of {limit:g} {which} per minute is reached; it frees continuously. "
-            f"Try again in {decision.retry_after:.1f} s.",
-            code="rate_limit_exceeded",
-            retry_after=decision.retry_after,
-        )
-        error.headers = lease.headers
-        raise error
-
-    async def _give_back(self, lease: Lease) -> None:
-        """For a call that was not let in after all."""
-        takes = [self._request_bucket(lease.principal, -1), self._token_bucket(lease.principal, -lease.reserved)]
-        with contextlib.suppress(HeadgateError):  # the buckets fill again by themselves, within a minute
-            await self._counters.take(takes, force=True)
-
-    def _request_bucket(self, principal: Principal, cost: float) -> Take:
-        per_minute = principal.limits.requests_per_minute or self.settings.key_requests_per_minute
-        return Take(f"requests:{principal.key_id}", cost, per_minute, per_minute / 60)
-
-    def _token_bucket(self, principal: Principal, cost: float) -> Take:
-        per_minute = self._tokens_per_minute(principal)
-        return Take(f"tokens:{principal.key_id}", cost, per_minute, per_minute / 60)
-
-    def _tokens_per_minute(self, principal: Principal) -> int:
-        """Also the most a call reserves: one larger than the whole bucket may pass when it is full, or never could."""
-        return principal.limits.tokens_per_minute or self.settings.key_tokens_per_minute
+def priority(terms: Terms, call: Call) -> Priority:
+    """The class the call waits in: what it asks for, but no higher than its policies allow."""
+    if call.priority is None:
+        return terms.priority
+    return max(call.priority, terms.priority, key=PRIORITIES.index)

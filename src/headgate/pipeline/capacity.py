@@ -17,15 +17,24 @@ from msgspec import Meta, Struct
 
 KINDS_MAX = 16
 """Kinds with a baseline of their own; further ones share one."""
-_WINDOW_MIN, _WINDOW_MAX = 10, 64
+_OTHERS = "others"
+_WINDOW_LEAST, _WINDOW_ENOUGH, _WINDOW_MOST = 12, 64, 1_000
+_LASTING = 1.5
+_SURE = 3.0
+"""Standard errors by which a median must be off before it counts."""
+_USED = 0.75
+"""A limit grows only while at least this much of it is used."""
 _CUT_MOST = 0.25
 """What one window's verdict leaves of the calls in flight, at least."""
 _DROP = 0.8
 _DROP_EVERY_S = 1.0
 """Drops within this time of each other are one event."""
-_SURE = 3.0
-"""Standard errors by which a median must be off before it counts."""
-_DIP = 0.7
+_RISE = 0.01
+"""How far a window above the baseline lifts it."""
+_DIP_TO = 0.6
+_DIP_EVERY, _DIP_SOON = 20, 4
+_DIP_MOST = 6
+"""A dip to this share of the limit, every so many windows (or sooner), for so many windows at most."""
 
 _Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 
@@ -38,10 +47,6 @@ class AdaptiveSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max: _Count = 1_000
     tolerance: Annotated[float, Meta(gt=1, le=10)] = 1.25
     """Latency above this many times the unloaded one is queueing."""
-    rise_s: Annotated[float, Meta(ge=1, le=86_400)] = 60.0
-    """How slowly the baseline follows latency upwards (seconds, time constant)."""
-    dip_every_s: Annotated[float, Meta(ge=1, le=86_400)] = 20.0
-    """How often a limit in use is lowered for a moment to see the unloaded latency again, if the baseline has risen."""
 
 
 class Capacity(Protocol):
@@ -80,122 +85,189 @@ class _Reading(Struct, frozen=True):
     """Above the tolerance, and surely."""
 
 
+class _Window:
+    """Latencies of one kind, and the calls in flight when each began.
+
+    It is full when it has enough calls and has lasted `lasting` times the given latency: of calls that begin together
+    the first to end are the quick ones.
+    """
+
+    __slots__ = ("_began", "_in_flight", "_latencies", "_sum")
+
+    def __init__(self) -> None:
+        self._latencies: list[float] = []
+        self._in_flight: list[int] = []
+        self._sum = 0.0
+        self._began = 0.0
+
+    def add(self, latency_s: float, in_flight: int, now: float) -> None:
+        if not self._latencies:
+            self._began = now
+        self._latencies.append(latency_s)
+        self._in_flight.append(in_flight)
+        self._sum += latency_s
+
+    def full(self, size: int, now: float, latency_s: float) -> bool:
+        count = len(self._latencies)
+        if count < size:
+            return False
+        return now - self._began >= _LASTING * min(latency_s, self._sum / count) or count >= _WINDOW_MOST
+
+    @property
+    def in_flight(self) -> float:
+        return sum(self._in_flight) / len(self._in_flight)
+
+    def median(self) -> tuple[float, float]:
+        """With its standard error, in logarithms as latencies are skewed, from the spread of the middle half."""
+        values = sorted(self._latencies)
+        count = len(values)
+        spread = math.log(values[3 * count // 4] / values[count // 4]) / 1.35
+        return values[count // 2], 1.25 * spread / math.sqrt(count)
+
+    def least_loaded(self, now: float) -> float | None:
+        """The median latency of the quarter that began with the fewest in flight; None before most of them ended."""
+        count = len(self._latencies)
+        if count < _WINDOW_LEAST or count % _WINDOW_LEAST:
+            return None
+        order = sorted(range(count), key=self._in_flight.__getitem__)
+        quarter = sorted(self._latencies[place] for place in order[: max(_WINDOW_LEAST, count // 4)])
+        median = quarter[len(quarter) // 2]
+        return median if now - self._began >= 2 * median or count >= _WINDOW_MOST else None
+
+
 class _Signal:
     """The latency of one kind of call: a window of the last ones, and a baseline, quick to fall and slow to rise."""
 
-    def __init__(self, settings: AdaptiveSettings) -> None:
-        self._settings = settings
-        self._latencies: list[float] = []
-        self._in_flight = 0
-        self._closed_at: float | None = None
-        self.baseline: float | None = None
-        self.lowest = 0.0
-        """The baseline at the last dip."""
+    def __init__(self, tolerance: float) -> None:
+        self._tolerance = tolerance
+        self._window = _Window()
+        self._dip: _Window | None = None
+        self._dip_level = 0
+        self.baseline = math.inf
+        """What the latency is where nothing queues."""
+        self.suspect = False
+        """Whether the last window was slow."""
 
-    def add(self, latency_s: float, in_flight: int, now: float, size: int) -> _Reading | None:
-        self._latencies.append(latency_s)
-        self._in_flight += in_flight
-        if len(self._latencies) < size:
-            return None
-        reading = self._close(now)
-        self._latencies.clear()
-        self._in_flight = 0
-        return reading
-
-    def _close(self, now: float) -> _Reading:
-        values = sorted(self._latencies)
-        count = len(values)
-        median = values[count // 2]
-        # The spread of the middle half gives the median's standard error, in logarithms as latencies are skewed.
-        spread = math.log(values[3 * count // 4] / values[count // 4]) / 1.35
-        error = 1.25 * spread / math.sqrt(count)
-        elapsed = 0.0 if self._closed_at is None else now - self._closed_at
-        self._closed_at = now
-        if self.baseline is None:
-            self.baseline = self.lowest = median
-        ratio = median / self.baseline
-        slow = ratio > self._settings.tolerance and math.log(ratio) > _SURE * error
-        surely_at_most = median * math.exp(2 * error)
-        if surely_at_most < self.baseline:
-            self.baseline = surely_at_most
-            self.lowest = min(self.lowest, surely_at_most)
-        elif median > self.baseline:
-            self.baseline += (median - self.baseline) * -math.expm1(-elapsed / self._settings.rise_s)
-        return _Reading(median, ratio, self._in_flight / count, slow)
-
-    def accept(self, median: float) -> None:
-        """This is what unloaded looks like now."""
-        self.baseline = self.lowest = median
+    def dip(self, level: int) -> None:
+        """From now on calls that begin with `level` or fewer in flight show the unloaded latency."""
+        self._dip, self._dip_level = _Window(), level
 
     @property
-    def risen(self) -> bool:
-        return self.baseline is not None and self.baseline > 1.03 * self.lowest
+    def dipping(self) -> bool:
+        return self._dip is not None
+
+    def add(self, latency_s: float, in_flight: int, now: float, size: int) -> _Reading | None:
+        """What the window says, where this call was its last."""
+        if self._dip is not None and in_flight <= self._dip_level:
+            self._dip.add(latency_s, in_flight, now)
+            if self._dip.full(_WINDOW_LEAST, now, math.inf):
+                self.baseline = self._dip.median()[0]
+                self._dip = None
+        self._window.add(latency_s, in_flight, now)
+        if self.baseline == math.inf:
+            first = self._window.least_loaded(now)
+            if first is not None:
+                self.baseline = first
+                self._window = _Window()
+            return None
+        if not self._window.full(size, now, self.baseline):
+            return None
+        window, self._window = self._window, _Window()
+        median, error = window.median()
+        at_most = median * math.exp(2 * error)
+        if at_most < self.baseline:
+            self.baseline = at_most
+        elif median > self.baseline:
+            self.baseline += _RISE * (median - self.baseline)
+        ratio = median / self.baseline
+        slow = ratio > self._tolerance and math.log(ratio) > _SURE * error
+        return _Reading(median, ratio, window.in_flight, slow)
 
 
 class Adaptive:
-    """The limit found from latency: generous at first, cut where calls queue at the backend, grown while it is used."""
+    """The limit found from latency: generous at first, cut where calls queue at the backend, grown while it is used.
+
+    Where it holds a limit it lowers it now and then for a moment (a dip), to see the unloaded latency again: else the
+    baseline would follow the queue that the limit tolerates, and the limit the baseline.
+    """
 
     def __init__(self, settings: AdaptiveSettings) -> None:
         self.settings = settings
         self._limit = float(min(settings.max, max(settings.min, settings.initial)))
         self._signals: dict[str, _Signal] = {}
-        self._suspect: dict[str, bool] = {}
         self._episode: tuple[float, float] | None = None
-        """Where cutting began: calls in flight, median."""
+        """Where cutting began: calls in flight, and the median latency."""
         self._dropped_at = -math.inf
-        self._dipped_at: float | None = None
-        self._dip_left = 0
+        self._found = False
+        """Whether latency has set the limit."""
+        self._windows = 0
+        """Since the last dip began."""
+        self._dipping: _Signal | None = None
+        self._level = 0
+        self._before = 0.0
+        """Level and former baseline of the dip."""
 
     @property
     def limit(self) -> int:
-        limit = self._limit * _DIP if self._dip_left > 0 else self._limit
-        return max(self.settings.min, int(limit))
+        return int(self._limit) if self._dipping is None else min(int(self._limit), self._level)
 
     def sample(self, latency_s: float, in_flight: int, now: float, kind: str = "") -> None:
         if not 0 < latency_s < math.inf:
             return
         if kind not in self._signals and len(self._signals) >= KINDS_MAX:
-            kind = "others"
+            kind = _OTHERS
         signal = self._signals.get(kind)
         if signal is None:
-            signal = self._signals[kind] = _Signal(self.settings)
-        size = min(_WINDOW_MAX, max(_WINDOW_MIN, self.limit))
-        reading = signal.add(latency_s, in_flight, now, size)
-        if self._dip_left > 0:
-            self._dip_left -= 1
+            signal = self._signals[kind] = _Signal(self.settings.tolerance)
+        reading = signal.add(latency_s, in_flight, now, min(_WINDOW_ENOUGH, max(_WINDOW_LEAST, self.limit)))
         if reading is not None:
-            self._decide(kind, signal, reading, now)
+            self._windows += 1
+            self._decide(signal, reading)
+        if self._dipping is not None and (not self._dipping.dipping or self._windows > _DIP_MOST):
+            # Where the dip has found much less, the queue was deep, and the next dip finds still less.
+            deep = self._dipping.baseline < 0.9 * self._before
+            self._windows = _DIP_EVERY - _DIP_SOON if deep else 0
+            self._dipping = None
 
     def dropped(self, in_flight: int, now: float) -> None:
-        if now - self._dropped_at < _DROP_EVERY_S:
-            return
-        self._dropped_at = now
-        self._set(_DROP * max(min(in_flight, self._limit), self._limit / 2))
+        if now - self._dropped_at >= _DROP_EVERY_S:
+            self._dropped_at = now
+            self._set(_DROP * max(min(in_flight, self._limit), self._limit / 2))
 
-    def _decide(self, kind: str, signal: _Signal, reading: _Reading, now: float) -> None:
-        before = self._suspect.get(kind, False)
-        self._suspect[kind] = reading.slow
+    def _decide(self, signal: _Signal, reading: _Reading) -> None:
         if reading.slow:
-            if before or reading.ratio > 2 * self.settings.tolerance:
+            if signal.suspect or reading.ratio > 2 * self.settings.tolerance:
                 self._cut(signal, reading)
+            signal.suspect = True
             return
+        signal.suspect = False
         self._episode = None
-        if reading.ratio > (1 + self.settings.tolerance) / 2 or reading.in_flight < 0.75 * self.limit:
+        if self._dipping is not None or reading.in_flight < _USED * self._limit:
             return
-        self._set(self._limit + max(1.0, math.sqrt(self._limit)))
+        if self._found and self._windows >= _DIP_EVERY and self._limit > self.settings.min:
+            self._windows = 0
+            self._level = max(self.settings.min, int(self._limit * _DIP_TO))
+            self._dipping, self._before = signal, signal.baseline
+            signal.dip(self._level)
+        elif reading.ratio < (1 + self.settings.tolerance) / 2:
+            self._set(self._limit + max(1.0, math.sqrt(self._limit)))
+            self._found = self._found and self._limit < self.settings.max
 
     def _cut(self, signal: _Signal, reading: _Reading) -> None:
         if self._episode is None:
             self._episode = (reading.in_flight, reading.median)
         began_at, began_with = self._episode
-        if reading.in_flight <= began_at / 2 and reading.median > 0.75 * began_with:
+        if reading.in_flight <= max(self.settings.min, began_at / 2) and reading.median > 0.75 * began_with:
             # Half the calls and still as slow: it is not our queue. The backend has become slower for good.
-            signal.accept(reading.median)
+            signal.baseline = reading.median
             self._episode = None
             self._set(max(self._limit, began_at))
             return
         share = max(_CUT_MOST, self.settings.tolerance / reading.ratio)
         self._set(min(self._limit, reading.in_flight * share))
+        if not self._found:
+            self._found = True
+            self._windows = _DIP_EVERY - _DIP_SOON
 
     def _set(self, limit: float) -> None:
         self._limit = min(float(self.settings.max), max(float(self.settings.min), limit))

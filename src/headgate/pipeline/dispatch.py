@@ -4,47 +4,107 @@ Falling back is possible only before the first byte: what comes after belongs to
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from functools import partial
 
 from headgate.core.call import Call
 from headgate.core.clock import Clock
-from headgate.core.errors import Failed, HeadgateError, Overloaded, Truncated, UpstreamTimeout
+from headgate.core.errors import Bug, Failed, HeadgateError, OverBudget, Overloaded, Truncated, UpstreamTimeout
 from headgate.core.events import Event, Stream
-from headgate.core.ports import Answer, Backend
+from headgate.core.ports import Answer, Backend, CountsTokens
 from headgate.core.reply import Reply
 from headgate.core.target import Target
 from headgate.core.tasks import finish
+from headgate.pipeline.admission import Lease
+from headgate.pipeline.gate import Slot
+from headgate.pipeline.gates import Gates
+from headgate.pipeline.holds import Hold
 from headgate.pipeline.meter import Attempt, Story
+from headgate.pipeline.retry_budget import RetryBudget
 
 CLOSING_SECONDS = 5.0
 
+Again = Callable[[Lease, Target, str], Awaitable[Hold]]
+"""Holds what another attempt at a target may cost, under a claim of this name. Raises `OverBudget`."""
+
 
 class Dispatch:
-    """`backends` is a snapshot by name, replaced on reload."""
+    """`backends` is a snapshot by name, replaced on reload; `gates` hold each to what it takes."""
 
-    def __init__(self, clock: Clock, backends: Mapping[str, Backend]) -> None:
+    def __init__(self, clock: Clock, gates: Gates, retries: RetryBudget) -> None:
         self._clock = clock
-        self.backends = backends
+        self.backends: Mapping[str, Backend] = {}
+        self.gates = gates
+        self.retries = retries
+        self.again: Again = _no_more
 
-    async def send(self, call: Call, targets: Sequence[Target], reply: Reply, story: Story) -> None:
+    def count_input(self, call: Call, target: Target) -> int | None:
+        """The prompt's exact tokens, where the target's backend has the tokenizer and the call is not too large."""
+        backend = self.backends.get(target.backend)
+        return backend.count_input(call) if isinstance(backend, CountsTokens) else None
+
+    async def send(self, lease: Lease, reply: Reply, story: Story) -> None:
         """Fills `reply` from the first target that answers. Raises the last target's error where none does."""
-        for last, target in zip([False] * (len(targets) - 1) + [True], targets, strict=True):
-            attempt = story.attempt(target)
-            reply.own(partial(_end, attempt, reply))
-            try:
-                await self._try(call, target, reply, attempt)
-            except HeadgateError as error:
-                if attempt.ended:
-                    raise  # the answer is there and its receipt could not be kept: another attempt would cost twice
-                attempt.fail(error)
-                if last or not may_fall_back(error) or call.deadline.remaining(self._clock) <= 0:
-                    raise
-                continue
-            reply.headers.append((b"x-headgate-backend", target.backend.encode()))
-            if len(story.attempts) > 1:
-                reply.headers.append((b"x-headgate-attempts", b"%d" % len(story.attempts)))
-            return
+        self.retries.came(lease.call.retry_count > 0)
+        failure: HeadgateError = Bug("A call was dispatched without a target.")
+        for number, target in enumerate(lease.targets):
+            hold = await self._hold_again(lease, target, story) if number else lease.first_hold()
+            if hold is None:
+                break
+            failed = await self._once(lease, target, hold, reply, story)
+            if failed is None:
+                reply.headers.append((b"x-headgate-backend", target.backend.encode()))
+                if len(story.attempts) > 1:
+                    reply.headers.append((b"x-headgate-attempts", b"%d" % len(story.attempts)))
+                return
+            failure = failed
+            if not may_fall_back(failure) or lease.call.deadline.remaining(self._clock) <= 0:
+                break
+        raise failure
+
+    async def _once(self, lease: Lease, target: Target, hold: Hold, reply: Reply, story: Story) -> HeadgateError | None:
+        """One attempt: None where it answers, else why it does not. Raises where another could not help either."""
+        try:
+            slot = await self._enter(lease, target, hold)
+        except HeadgateError as error:
+            return error
+        try:
+            attempt = story.attempt(lease.call, target, hold)
+        except HeadgateError:
+            slot.leave()
+            raise
+        reply.own(slot.leave)
+        reply.own(partial(_end, attempt, reply))
+        try:
+            await self._try(lease.call, target, reply, attempt)
+        except HeadgateError as error:
+            if attempt.ended:
+                raise  # the answer is there and its receipt could not be kept: another attempt would cost twice
+            attempt.fail(error)
+            slot.leave(ok=not isinstance(error, Overloaded | UpstreamTimeout) and error.status != 429)
+            return error
+        slot.observe(*attempt.latency())
+        return None
+
+    async def _hold_again(self, lease: Lease, target: Target, story: Story) -> Hold | None:
+        """What another attempt may cost; None where the retry budget or the caller's own does not allow one."""
+        if not self.retries.take():
+            story.meter.metrics.retry_refused()
+            return None
+        try:
+            return await self.again(lease, target, f"{lease.call.id}/{target.backend}/{len(story.attempts) + 1}")
+        except HeadgateError:
+            return None  # why the attempt before failed says more
+
+    async def _enter(self, lease: Lease, target: Target, hold: Hold) -> Slot:
+        """Waits for room at the backend; before that no attempt is on record as begun. Raises `Overloaded`."""
+        try:
+            slot = await self.gates.of(target.backend).enter(lease.ticket)
+        except BaseException:
+            hold.settle()
+            raise
+        lease.waited_s += slot.waited_s
+        return slot
 
     async def _try(self, call: Call, target: Target, reply: Reply, attempt: Attempt) -> None:
         backend = self.backends.get(target.backend)
@@ -91,6 +151,10 @@ def _end(attempt: Attempt, reply: Reply) -> None:
         attempt.fail(reply.reason)
     else:
         attempt.abandon()
+
+
+async def _no_more(lease: Lease, target: Target, claim: str) -> Hold:  # noqa: RUF029 stands where admission's will
+    raise OverBudget("Nothing holds what another attempt may cost.")
 
 
 def may_fall_back(error: HeadgateError) -> bool:

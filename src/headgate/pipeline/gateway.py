@@ -1,19 +1,18 @@
 """The request path, top to bottom. The order is policy; it is read here and nowhere else."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from headgate.core.call import Call
 from headgate.core.clock import Clock
 from headgate.core.errors import Bug, HeadgateError
 from headgate.core.reply import Reply
-from headgate.core.target import RouteTable
-from headgate.pipeline.admission import Admission, Lease
+from headgate.core.target import RouteTable, Target
+from headgate.pipeline.admission import Admission
 from headgate.pipeline.auth import Auth
 from headgate.pipeline.dispatch import Dispatch
-from headgate.pipeline.meter import Meter, Story
+from headgate.pipeline.meter import Meter
 from headgate.pipeline.route import choose
-from headgate.telemetry import names
 
 
 class Gateway:
@@ -40,16 +39,15 @@ class Gateway:
             principal = self.auth.check(call.credential, "inference", call.model)
             story.principal = principal
 
-            lease = await self.admission.admit(principal, call)
-            reply.own(lambda: self._leave(lease, story))
+            lease = await self.admission.admit(principal, call, self._targets)
+            reply.own(lambda: self.admission.leave(lease, story.usage.total))
             reply.headers.extend(lease.headers)
             story.queue_s = lease.waited_s
 
-            targets = choose(call, self.routes, self._rng, self.usable)
-
             story.overhead_s = self._clock.monotonic() - call.received - lease.waited_s
             self.meter.metrics.overhead(story.overhead_s)
-            await self.dispatch.send(call, targets, reply, story)
+            await self.dispatch.send(lease, reply, story)
+            story.queue_s = lease.waited_s
         except HeadgateError as error:
             story.fail(error)
             error.headers = error.headers or reply.headers
@@ -63,9 +61,26 @@ class Gateway:
             raise
         return reply
 
-    async def _leave(self, lease: Lease, story: Story) -> None:
-        """An answer that is complete does not fail because its limits cannot be trued up."""
+    async def replay(self, call: Call) -> Reply:
+        """An empty reply for an answer that is kept already: the same door, no upstream, no cost. The caller must fill
+        and close it. Raises `HeadgateError`.
+        """
+        reply = Reply()
+        story = self.meter.begin(call)
+        story.replayed = True
+        reply.own(story.done)
         try:
-            await self.admission.leave(lease, story.usage.total)
+            principal = self.auth.check(call.credential, "inference", call.model)
+            story.principal = principal
+            lease = await self.admission.visit(principal, call)
+            reply.own(lambda: self.admission.leave(lease, 0))
+            reply.headers.extend(lease.headers)
         except HeadgateError as error:
-            self.meter.log.event(names.LIMITS_UNSETTLED, "warning", key_id=lease.principal.key_id, error=error.message)
+            story.fail(error)
+            await reply.aclose(error)
+            raise
+        story.complete()
+        return reply
+
+    def _targets(self, call: Call) -> Sequence[Target]:
+        return choose(call, self.routes, self._rng, self.usable)

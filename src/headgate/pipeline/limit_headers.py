@@ -1,9 +1,8 @@
 """The `x-ratelimit-*` headers, as OpenAI's clients read them."""
 
-from collections.abc import Sequence
-
-from headgate.core.counters import Decision, Take
+from headgate.core.limiter import Verdict
 from headgate.core.reply import Header
+from headgate.pipeline.plans import Terms
 
 _NAMES = [
     (b"x-ratelimit-limit-" + kind, b"x-ratelimit-remaining-" + kind, b"x-ratelimit-reset-" + kind)
@@ -26,11 +25,20 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{left}s" if minutes else f"{left}s"
 
 
-def limit_headers(takes: Sequence[Take], decision: Decision) -> list[Header]:
-    """Limit, remaining and reset for requests and for tokens, in that order of `takes`."""
+def limit_headers(terms: Terms, verdict: Verdict) -> list[Header]:
+    """Limit, remaining and reset of requests and of tokens: of the limit that refused, else of the scarcest."""
+    scarcest: list[int | None] = [None, None]
+    parts = [2.0, 2.0]
+    for place, (rate, state) in enumerate(zip(terms.plan.rates, verdict.rates, strict=False)):
+        kind = int(rate.tokens)
+        part = -1.0 if place == verdict.refused_rate else state.remaining / rate.amount
+        if part < parts[kind]:
+            parts[kind], scarcest[kind] = part, place
     out: list[Header] = []
-    for (limit, remaining, reset), take, state in zip(_NAMES, takes, decision.states, strict=True):
-        out.append((limit, b"%d" % take.capacity))
-        out.append((remaining, b"%d" % max(0, int(state.remaining))))
-        out.append((reset, duration(state.reset_s).encode()))
+    for (limit, remaining, reset), chosen in zip(_NAMES, scarcest, strict=True):
+        if chosen is not None:
+            state = verdict.rates[chosen]
+            out.append((limit, b"%d" % terms.plan.rates[chosen].amount))
+            out.append((remaining, b"%d" % max(0, int(state.remaining))))
+            out.append((reset, duration(state.reset_s).encode()))
     return out

@@ -3,12 +3,14 @@
 import contextlib
 from collections.abc import AsyncGenerator
 
-from headgate.backends.estimate import input_tokens
+from msgspec import structs
+
 from headgate.core.call import Call
 from headgate.core.clock import Clock
 from headgate.core.errors import Bug, HeadgateError, Overloaded
 from headgate.core.events import Event, Stream
 from headgate.core.ids import Ids
+from headgate.core.limiter import Cost
 from headgate.core.policy import NANOS
 from headgate.core.ports import Progress
 from headgate.core.principal import Principal
@@ -16,6 +18,8 @@ from headgate.core.target import Target
 from headgate.core.usage import Outcome, Receipt, Usage
 from headgate.ledger.journal import Journal
 from headgate.ledger.prices import PriceTable
+from headgate.pipeline.estimator import Estimator
+from headgate.pipeline.holds import Hold
 from headgate.telemetry import names
 from headgate.telemetry.log import Log
 from headgate.telemetry.metrics import Metrics
@@ -32,6 +36,7 @@ class Meter:
     def __init__(
         self, clock: Clock, ids: Ids, prices: PriceTable, journal: Journal, metrics: Metrics, log: Log
     ) -> None:
+        self.estimator = Estimator()
         self.clock = clock
         self.ids = ids
         self.prices = prices
@@ -50,6 +55,8 @@ class Story:
         self.meter = meter
         self.call = call
         self.principal: Principal | None = None
+        self.replayed = False
+        """Answered with what an earlier call with the same idempotency key was answered with."""
         self.queue_s = 0.0
         self.overhead_s = 0.0
         self.attempts: list[Attempt] = []
@@ -78,8 +85,11 @@ class Story:
         costs = [attempt.cost_nanos for attempt in used if attempt.cost_nanos is not None]
         return sum(costs) / NANOS if used and len(costs) == len(used) else None
 
-    def attempt(self, target: Target) -> "Attempt":
-        attempt = Attempt(self, target, len(self.attempts) + 1)
+    def attempt(self, call: Call, target: Target, hold: Hold) -> "Attempt":
+        """Raises `Overloaded` where the journal cannot be written: then nothing may be sent. The hold is settled in
+        every case.
+        """
+        attempt = Attempt(self, call, target, hold, len(self.attempts) + 1)
         self._error = None  # an earlier attempt's: this one may still succeed, or be left
         self.attempts.append(attempt)
         return attempt
@@ -125,6 +135,7 @@ class Story:
             status=status,
             code=code,
             attempts=len(self.attempts),
+            replayed=self.replayed or None,
             backend=last.target.backend if last else None,
             upstream_model=last.target.model[:256] if last else None,
             input_tokens=usage.input,
@@ -144,24 +155,71 @@ class Story:
 class Attempt:
     """One try at one target. It ends exactly once, with a receipt in the journal."""
 
-    def __init__(self, story: Story, target: Target, number: int) -> None:
+    def __init__(self, story: Story, call: Call, target: Target, hold: Hold, number: int) -> None:
+        meter = story.meter
         self._story = story
-        self._meter = story.meter
-        self._started = story.meter.clock.monotonic()
-        self._started_at = story.meter.clock.now()
-        self._number = number
+        self._meter = meter
+        self._call = call
+        self._hold = hold
+        self._started = meter.clock.monotonic()
         self.ended = False
         """Its receipt was written, or could not be."""
         self.target = target
         self.usage = Usage()
         self.cost_nanos: int | None = None
         self.ttft_ms: float | None = None
+        self.begun_s = 0.0
+        """Seconds from the attempt to the first piece of its answer."""
         self.progress: Progress | None = None
         """Set once the backend answered: what to bill if the answer never ends."""
+        self._receipt = self._expected(number)
+        try:
+            meter.journal.open(hold.opening(self._receipt))
+        except HeadgateError:
+            hold.settle()
+            raise
+
+    def _expected(self, number: int) -> Receipt:
+        """The receipt, should this process die before it knows better: the prompt was sent, and no more is known."""
+        meter, call, principal = self._meter, self._story.call, self._story.principal
+        now = meter.clock.now()
+        usage = Usage(input=meter.estimator.likely(self._call), estimated=True)
+        self._price = meter.prices.find(self.target.backend, self.target.model, now)
+        return Receipt(
+            id=meter.ids.new("att"),
+            call_id=call.id,
+            attempt=number,
+            tenant=principal.tenant if principal else "-",
+            key_id=principal.key_id if principal else "-",
+            operation=call.operation,
+            model=call.model[:USER_LENGTH_MAX],
+            backend=self.target.backend,
+            upstream_model=self.target.model[:USER_LENGTH_MAX],
+            started_at=now,
+            duration_ms=0.0,
+            outcome="lost",
+            status=500,
+            code="process_lost",
+            stream=call.stream,
+            usage=usage,
+            cost_nanos=self._price.cost_nanos(usage) if self._price is not None else None,
+            price_version=meter.prices.version if self._price is not None else None,
+            user=_user(call, principal),
+            tags=call.tags,
+            session=call.session,
+        )
 
     def first_piece(self) -> None:
         """The first piece of the answer is here. TTFT counts from the caller's request, not from this attempt."""
-        self.ttft_ms = _ms(self._meter.clock.monotonic() - self._story.call.received)
+        now = self._meter.clock.monotonic()
+        self.begun_s = now - self._started
+        self.ttft_ms = _ms(now - self._story.call.received)
+
+    def latency(self) -> tuple[float, str]:
+        """How quickly the backend answers, whatever the answer's length, and what kind of answer it is (`capacity`)."""
+        if self._call.stream:
+            return self.begun_s, "stream"
+        return self.begun_s / max(1, self.usage.output), self._call.operation
 
     def succeed(self, usage: Usage | None) -> None:
         """Raises `Overloaded` where the receipt cannot be written: then the answer must not be completed."""
@@ -211,41 +269,38 @@ class Attempt:
             return Usage()
         if progress.exact:
             return Usage(input=progress.input_tokens, output=progress.output_tokens)
-        tokens_in = progress.input_tokens or input_tokens(self._story.call)
+        tokens_in = self._meter.estimator.likely(self._call)
         return Usage(input=tokens_in, output=progress.output_tokens, estimated=True)
 
     def _end(self, outcome: Outcome, status: int, code: str | None) -> None:
         self.ended = True
-        meter, call, principal = self._meter, self._story.call, self._story.principal
-        prices = meter.prices
-        price = prices.find(self.target.backend, self.target.model, self._started_at)
-        if price is not None:
-            self.cost_nanos = price.cost_nanos(self.usage)
-        receipt = Receipt(
-            id=meter.ids.new("att"),
-            call_id=call.id,
-            attempt=self._number,
-            tenant=principal.tenant if principal else "-",
-            key_id=principal.key_id if principal else "-",
-            operation=call.operation,
-            model=call.model[:USER_LENGTH_MAX],
-            backend=self.target.backend,
-            upstream_model=self.target.model[:USER_LENGTH_MAX],
-            started_at=self._started_at,
+        meter, usage = self._meter, self.usage
+        if self._price is not None:
+            self.cost_nanos = self._price.cost_nanos(usage)
+        receipt = structs.replace(
+            self._receipt,
             duration_ms=_ms(meter.clock.monotonic() - self._started),
             outcome=outcome,
             status=status,
             code=code,
             ttft_ms=self.ttft_ms,
-            stream=call.stream,
-            usage=self.usage,
+            usage=usage,
             cost_nanos=self.cost_nanos,
-            price_version=prices.version if price is not None else None,
-            user=call.user[:USER_LENGTH_MAX] if call.user else None,
-            tags=call.tags,
         )
         meter.metrics.attempt(receipt)
-        meter.journal.append(receipt)
+        if outcome == "ok" and not usage.estimated:
+            meter.estimator.learn(self._call, usage.input)
+        try:
+            meter.journal.append(receipt)
+        finally:
+            self._hold.settle(Cost(usage.total, self.cost_nanos or 0))
+
+
+def _user(call: Call, principal: Principal | None) -> str | None:
+    """The key's user where it has one, else whom the caller named: budgets of users count the same."""
+    if principal is not None and principal.user_id is not None:
+        return principal.user_id
+    return call.user[:USER_LENGTH_MAX] if call.user else None
 
 
 def _ms(seconds: float) -> float:

@@ -77,7 +77,21 @@ class Metrics:
         self._attempts = cache(
             Counter(names.ATTEMPTS, "Attempts at backends.", ["backend", "outcome"], registry=r).labels
         )
+        self._events = cache(
+            Counter(names.EVENTS_PUBLISHED, "Events that a sink has acknowledged.", ["sink"], registry=r).labels
+        )
+        self._events_failed = cache(
+            Counter(names.EVENTS_FAILURES, "Batches that a sink did not take whole.", ["sink"], registry=r).labels
+        )
         self._bugs = Counter(names.BUGS, "Faults of ours that a caller saw as 500.", registry=r)
+        self._budget_alerts = cache(
+            Counter(
+                names.BUDGET_ALERTS, "Budgets that came to their soft amount or their end.", ["kind"], registry=r
+            ).labels
+        )
+        self._retries_refused = Counter(
+            names.RETRIES_REFUSED, "Attempts not made because the retry budget was spent.", registry=r
+        )
         self._model = Bounded()
         self._tenant = Bounded()
         self._code = Bounded()
@@ -107,6 +121,18 @@ class Metrics:
 
     def overhead(self, seconds: float) -> None:
         self._overhead.observe(seconds)
+
+    def budget_alert(self, kind: str) -> None:
+        self._budget_alerts(kind).inc()
+
+    def retry_refused(self) -> None:
+        self._retries_refused.inc()
+
+    def events_published(self, sink: str, count: int) -> None:
+        self._events(sink).inc(count)
+
+    def events_failed(self, sink: str) -> None:
+        self._events_failed(sink).inc()
 
     def bug(self) -> None:
         self._bugs.inc()

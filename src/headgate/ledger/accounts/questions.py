@@ -125,6 +125,11 @@ class Accounts:
         await self._flush()
         return await self._reader.usage(query)
 
+    async def spent(self, questions: Sequence[SpendQuestion]) -> list[tuple[int, int]]:
+        """Nanodollars and tokens of each question."""
+        await self._flush()
+        return await self._reader.spent(questions)
+
     async def entries(self, query: UsageQuery) -> AsyncIterator[list[Receipt]]:
         """All entries that the query's times and filters leave, oldest first, a page in memory at a time."""
         await self._flush()

@@ -1,0 +1,181 @@
+"""From a call to what it may take: one decision over all its limits and budgets, or a cheaper call that fits."""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+from msgspec import Raw, Struct, structs
+
+from headgate.core.call import Call
+from headgate.core.clock import Clock
+from headgate.core.errors import HeadgateError, OverBudget, Overloaded
+from headgate.core.limiter import Cost, Limiter, Plan, Verdict
+from headgate.core.policy import Policy
+from headgate.core.principal import Principal
+from headgate.core.reply import Header
+from headgate.core.target import Target
+from headgate.pipeline.alerts import Alerts
+from headgate.pipeline.auth import may_use
+from headgate.pipeline.costing import Costing, CostingSettings, over_cap
+from headgate.pipeline.holds import NOTHING, Hold
+from headgate.pipeline.limit_headers import limit_headers
+from headgate.pipeline.plans import Charge, Plans, Terms
+from headgate.pipeline.refusals import over_budget, over_place, over_rate
+from headgate.pipeline.seeds import Seeds
+
+ORPHAN_S = 60.0
+"""How long past its deadline a call's holds wait for their settlement before they count as spent."""
+DOWNGRADES_MAX = 3
+_members = msgspec.json.Decoder(dict[str, Raw])
+
+FindTargets = Callable[[Call], Sequence[Target]]
+
+
+class Booked(Struct, frozen=True):
+    """What a call got."""
+
+    call: Call
+    """As it is to be sent: a budget may have chosen a cheaper model, or bounded the answer."""
+    targets: Sequence[Target]
+    terms: Terms
+    cost: Cost
+    headers: list[Header]
+    delay_s: float
+
+
+class Booking:
+    """Asks the limiter for everything at once; makes budget accounts known where they are not."""
+
+    def __init__(self, limiter: Limiter, costing: Costing, seeds: Seeds, alerts: Alerts, clock: Clock) -> None:
+        self.limiter = limiter
+        self.costing = costing
+        self._seeds = seeds
+        self._alerts = alerts
+        self._clock = clock
+        self._settings = CostingSettings()
+        self._defaults = Policy()
+        self._plans = Plans(lambda: self._defaults)
+
+    def use(self, settings: CostingSettings, defaults: Policy) -> None:
+        """From now on. `defaults` is what keys without limits of their own are given."""
+        self._settings, self._defaults = settings, defaults
+
+    async def book(self, principal: Principal, call: Call, find: FindTargets, place_s: float) -> Booked:
+        """`place_s` is how long places are kept. Raises `OverLimit`, `OverBudget`, `Overloaded`, or as `find` does."""
+        _refuse_stopped(principal)
+        asked = call.model
+        for _ in range(DOWNGRADES_MAX + 1):
+            got = await self._try(principal, call, find, place_s)
+            if isinstance(got, Booked):
+                if call.model != asked:
+                    got.headers.append((b"x-headgate-downgraded-from", _printable(asked)))
+                    got.headers.append((b"x-headgate-model", _printable(call.model)))
+                return got
+            call = with_model(call, got)
+        raise OverBudget("Every cheaper model leads to another; mend 'downgrade_to' in the budgets.")
+
+    async def _try(self, principal: Principal, call: Call, find: FindTargets, place_s: float) -> "Booked | str":
+        """What the call got, or the name of the cheaper model that a budget wants instead."""
+        now = self._clock.now()
+        targets = find(call)
+        terms = self._plans.find(principal, call, now)
+        call = self.costing.bound(call, terms, self._settings)
+        cost = self.costing.cost(call, targets[0], terms, self._settings, now)
+        cap = over_cap(terms, cost, now)
+        if cap is not None:
+            cheaper = _cheaper(principal, call, cap, cap.budget.at_limit)
+            if cheaper is None:
+                raise over_budget(cap, None, cap.budget.limit(now), _part(cap, cost))
+            return cheaper
+        verdict = await self._reserve(call.id, call, terms, terms.plan, cost)
+        headers = limit_headers(terms, verdict)
+        if not verdict.allowed:
+            charge, refusal = self._refusal(terms, verdict, cost, place_s)
+            refusal.headers = headers
+            cheaper = _cheaper(principal, call, charge, charge.budget.at_limit) if charge is not None else None
+            if cheaper is None:
+                raise refusal
+            return cheaper
+        soft = self._alerts.look(terms, verdict) if terms.charges else None
+        cheaper = _cheaper(principal, call, soft, "downgrade") if soft is not None else None
+        if cheaper is not None:
+            self.limiter.settle(call.id, terms.plan, cost, NOTHING)
+            return cheaper
+        return Booked(call, targets, terms, cost, headers, verdict.delay_s)
+
+    async def visit(self, principal: Principal, call: Call) -> Booked:
+        """For an answer that is kept already: it counts as a request, takes a place, and costs nothing."""
+        _refuse_stopped(principal)
+        terms = self._plans.find(principal, call, self._clock.now())
+        verdict = await self._reserve(call.id, call, terms, terms.rest, NOTHING)
+        headers = limit_headers(terms, verdict)
+        if not verdict.allowed:
+            _, refusal = self._refusal(terms, verdict, NOTHING, 1.0)
+            refusal.headers = headers
+            raise refusal
+        return Booked(call, (), terms, NOTHING, headers, verdict.delay_s)
+
+    async def again(self, booked: Booked, target: Target, claim: str) -> Hold:
+        """Holds what one more attempt may cost. Raises `OverBudget`."""
+        terms, call = booked.terms, booked.call
+        if not terms.plan.accounts:
+            return Hold(self.limiter, claim, terms, NOTHING)
+        cost = self.costing.cost(call, target, terms, self._settings, self._clock.now())
+        verdict = await self._reserve(claim, call, terms, terms.holds, cost)
+        if not verdict.allowed:
+            raise self._refusal(terms, verdict, cost, 1.0)[1]
+        return Hold(self.limiter, claim, terms, cost)
+
+    async def _reserve(self, claim: str, call: Call, terms: Terms, plan: Plan, cost: Cost) -> Verdict:
+        ttl_s = call.deadline.remaining(self._clock) + ORPHAN_S
+        verdict = await self.limiter.reserve(claim, plan, cost, ttl_s)
+        if verdict.missing:
+            await self._seeds.fill(terms, verdict.missing)
+            verdict = await self.limiter.reserve(claim, plan, cost, ttl_s)
+            if verdict.missing:
+                raise Overloaded("The budgets are being read from the ledger; try again.", retry_after=1.0)
+        return verdict
+
+    def _refusal(
+        self, terms: Terms, verdict: Verdict, cost: Cost, place_s: float
+    ) -> tuple[Charge | None, HeadgateError]:
+        """What to tell the caller, and the budget that refused if it was one."""
+        if verdict.refused_rate is not None:
+            return None, over_rate(terms.rates[verdict.refused_rate], verdict.retry_after)
+        if verdict.refused_place is not None:
+            return None, over_place(terms.places[verdict.refused_place], max(1.0, place_s))
+        place = verdict.refused_account or 0
+        self._alerts.refused(terms, verdict)
+        charge, account = terms.charges[place], terms.plan.accounts[place]
+        return charge, over_budget(charge, verdict.accounts[place], account.limit, _part(charge, cost))
+
+
+def _part(charge: Charge, cost: Cost) -> int:
+    return cost.nanos if charge.budget.unit == "usd" else cost.tokens
+
+
+def _cheaper(principal: Principal, call: Call, charge: Charge, action: str) -> str | None:
+    """The model to use instead, where the budget names one that this call does not use already and may use."""
+    model = charge.budget.downgrade_to
+    if action != "downgrade" or not model or model == call.model or not may_use(principal, model):
+        return None
+    return model
+
+
+def with_model(call: Call, model: str) -> Call:
+    """The same call of another model, its bytes included."""
+    members = _members.decode(call.raw)
+    members["model"] = Raw(msgspec.json.encode(model))
+    body = structs.replace(call.body, model=model)
+    return structs.replace(call, model=model, body=body, raw=msgspec.json.encode(members))
+
+
+def _refuse_stopped(principal: Principal) -> None:
+    if principal.blocked is not None:
+        raise OverBudget(principal.blocked, code="spend_stopped")
+
+
+def _printable(text: str) -> bytes:
+    return text[:200].encode("ascii", "replace").translate(_SAFE)
+
+
+_SAFE = bytes(byte if 32 <= byte < 127 else 63 for byte in range(256))
