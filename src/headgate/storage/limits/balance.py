@@ -54,8 +54,8 @@ class Balance:
         """Comes before everything else."""
         if self.soonest > now:
             return
-        for claim in [claim for claim, (end, _) in self.holds.items() if end <= now]:
-            hold = self.orphans[claim] = self.holds.pop(claim)
+        for hold, claim in sorted((hold, claim) for claim, hold in self.holds.items() if hold[0] <= now):
+            self.orphans[claim] = self.holds.pop(claim)
             self.held -= hold[1]
             self.spent += hold[1]
         self.soonest = min((end for end, _ in self.holds.values()), default=math.inf)
@@ -69,6 +69,7 @@ class Balance:
         end = now + ttl_s
         if (hold := self.holds.get(claim)) is not None:
             self.held -= hold[1]
+        self.orphans.pop(claim, None)
         self.holds[claim] = (end, amount)
         self.held += amount
         if end < self.soonest:

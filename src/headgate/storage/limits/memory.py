@@ -144,7 +144,7 @@ class MemoryLimiter:
         known = not plan.places and not plan.accounts
         for place in plan.places:
             holders = self._places.entries.get(place.key)
-            if holders is not None and holders.ends.pop(claim, None) is not None:
+            if holders is not None and holders.ends.pop(claim, now) > now:
                 known = True
         for account in plan.accounts:
             balance = self._balance(account.key, now)
@@ -152,20 +152,21 @@ class MemoryLimiter:
                 account, claim, used.tokens if account.tokens else used.nanos, now
             ):
                 known = True
-        if known and held.tokens != used.tokens:
-            for rate in self._prepared(plan).tokens:
-                self._true_up(rate, claim, min(held.tokens, rate.most), min(used.tokens, rate.most), now)
+        for rate in self._prepared(plan).tokens:
+            self._true_up(rate, claim, (min(held.tokens, rate.most), min(used.tokens, rate.most)), known, now)
 
-    def _true_up(self, rate: Numbers, claim: str, held: float, used: float, now: float) -> None:
+    def _true_up(self, rate: Numbers, claim: str, took: tuple[float, float], known: bool, now: float) -> None:
         meter = self._meters.entries.get(rate.key)
         if meter is None:
+            if not known:
+                return
             meter = _METERS[rate.algorithm](now)
             try:
                 self._meters.room(1, now)
             except Overloaded:  # what nobody can remember is not counted; the call itself is over
                 return
             self._meters.add(rate.key, meter)
-        meter.true_up(rate, now, claim, held, used)
+        meter.true_up(rate, now, claim, took, known)
 
     async def flush(self) -> None:
         return

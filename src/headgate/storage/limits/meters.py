@@ -10,6 +10,9 @@ from typing import Protocol
 from headgate.core.limiter import RateState
 from headgate.storage.limits.numbers import Numbers
 
+_ROUNDING_S = 1e-6
+"""Waited beyond the moment when an entry leaves a log, so that the sum of the two times surely is past it."""
+
 
 class Meter(Protocol):
     """What was taken of one rate. `wait` comes first: it brings the meter up to `now`, as the others expect."""
@@ -27,8 +30,11 @@ class Meter(Protocol):
 
     def state(self, numbers: Numbers, now: float) -> RateState: ...
 
-    def true_up(self, numbers: Numbers, now: float, claim: str, held: float, used: float) -> None:
-        """Makes what `claim` took `used` instead of `held`. Needs no `wait`."""
+    def true_up(self, numbers: Numbers, now: float, claim: str, took: tuple[float, float], known: bool) -> None:
+        """Makes what `claim` took the second of `took` instead of the first. Needs no `wait`.
+
+        `known` false: the claim may have ended before, so only what itself knows of the claim is changed.
+        """
         ...
 
 
@@ -66,7 +72,10 @@ class Level:
     def state(self, numbers: Numbers, now: float) -> RateState:
         return RateState(numbers.full - self.level, self.level / numbers.leak)
 
-    def true_up(self, numbers: Numbers, now: float, claim: str, held: float, used: float) -> None:
+    def true_up(self, numbers: Numbers, now: float, claim: str, took: tuple[float, float], known: bool) -> None:
+        held, used = took
+        if not known or held == used:
+            return
         self.level = max(0.0, self._leak(numbers, now) + used - held)
         self.end = now + self.level / numbers.leak
 
@@ -106,7 +115,7 @@ class Log:
         for at, taken in self.entries:
             over -= taken
             if over <= numbers.slack:
-                return max(at + numbers.window - now, 0.0)
+                return at + numbers.window - now + _ROUNDING_S
         return numbers.window  # not reached: a cost is at most the whole limit
 
     def take(self, numbers: Numbers, now: float, claim: str, cost: float) -> float:
@@ -123,10 +132,11 @@ class Log:
         reset_s = self.entries[-1][0] + numbers.window - now if self.entries else 0.0
         return RateState(numbers.full - self.total, reset_s)
 
-    def true_up(self, numbers: Numbers, now: float, claim: str, held: float, used: float) -> None:
+    def true_up(self, numbers: Numbers, now: float, claim: str, took: tuple[float, float], known: bool) -> None:
+        held, used = took
         self._prune(numbers, now)
         if held <= 0:
-            if self.total < numbers.full:  # a full window needs no more entries
+            if known and self.total < numbers.full:  # a full window needs no more entries
                 self.take(numbers, now, claim, used)
                 self.open.pop(claim, None)
         elif (entry := self.open.pop(claim, None)) is not None and entry[0] + numbers.window > now:
@@ -194,11 +204,13 @@ class Windows:
         windows = 2.0 if self.current else 1.0 if self.previous else over
         return RateState(numbers.full - used, (windows - over) * numbers.window)
 
-    def true_up(self, numbers: Numbers, now: float, claim: str, held: float, used: float) -> None:
+    def true_up(self, numbers: Numbers, now: float, claim: str, took: tuple[float, float], known: bool) -> None:
+        held, used = took
         self._roll(numbers, now)
         if held <= 0:
-            self.take(numbers, now, claim, used)
-            self.open[0].pop(claim, None)
+            if known:
+                self.take(numbers, now, claim, used)
+                self.open[0].pop(claim, None)
         elif (taken := self.open[0].pop(claim, None)) is not None:
             self.current = max(0.0, self.current + used - taken)
         elif (taken := self.open[1].pop(claim, None)) is not None:

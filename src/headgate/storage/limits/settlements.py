@@ -1,0 +1,134 @@
+"""Claims that ended and wait to be written to the store: a bounded queue, and the one task that empties it."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
+from typing import Generic, TypeVar
+
+from headgate.core.clock import Clock
+from headgate.core.errors import Overloaded
+from headgate.core.tasks import Tasks
+
+QUEUE_MAX = 20_000
+"""Entries of each kind that wait, some 10 MB."""
+BATCH = 200
+"""Written in one round trip."""
+FLUSH_S = 5.0
+BACKOFF_S = (0.05, 2.0)
+"""The first wait while the store is away, doubled each time up to the second."""
+
+E = TypeVar("E")
+
+Write = Callable[[Sequence[E]], Awaitable[list[E]]]
+"""Writes entries and returns those to try again. Raises `Overloaded` where the store cannot be reached: it then tries
+all of them again."""
+
+
+class Lane(Generic[E]):
+    """One kind of entry, in order. When full, the oldest make place."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._waiting: deque[E] = deque()
+        self.added = 0
+        self.ended = 0
+        """Written or lost."""
+        self.lost = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, entry: E) -> None:
+        self.added += 1
+        self._waiting.append(entry)
+        if len(self._waiting) > self._most:
+            self._waiting.popleft()
+            self.lose(1)
+
+    def lose(self, count: int) -> None:
+        self.lost += count
+        self.ended += count
+
+    def next(self) -> list[E]:
+        """Up to a batch, which stays the caller's until it says what became of it."""
+        batch = list(islice(self._waiting, BATCH))
+        for _ in batch:
+            self._waiting.popleft()
+        return batch
+
+    def again(self, entries: Sequence[E]) -> None:
+        self._waiting.extendleft(reversed(entries))
+        while len(self._waiting) > self._most:
+            self._waiting.popleft()
+            self.lose(1)
+
+
+class Settlements(Generic[E]):
+    """What must be written (`settled`), and what should be (`cancelled`): apart, since while the store is away every
+    claim that fails leaves one of the latter, and those must not push out what was really used.
+    """
+
+    def __init__(self, clock: Clock, write: Write[E], most: int = QUEUE_MAX) -> None:
+        self._clock = clock
+        self._write = write
+        self.settled: Lane[E] = Lane(most)
+        self.cancelled: Lane[E] = Lane(most)
+        self._wake = asyncio.Event()
+        self._progress = asyncio.Event()
+        self._tasks = Tasks(limit=1)
+        self._closed = False
+
+    def add(self, lane: Lane[E], entry: E) -> None:
+        if self._closed:
+            lane.added += 1
+            lane.lose(1)
+            return
+        lane.add(entry)
+        self._wake.set()
+        if not len(self._tasks):
+            self._tasks.spawn(self._run(), name="limits.settlements")
+
+    async def flush(self) -> None:
+        """Waits until all that was added before is written; raises `Overloaded` after `FLUSH_S`."""
+        goals = [(lane, lane.added) for lane in (self.settled, self.cancelled)]
+        try:
+            async with asyncio.timeout(FLUSH_S):
+                while any(lane.ended < goal for lane, goal in goals):
+                    self._progress.clear()
+                    await self._progress.wait()
+        except TimeoutError as error:
+            raise Overloaded(
+                f"The limit store did not take what was settled within {FLUSH_S:g} s; it will be tried again.",
+                code="limits_unavailable",
+                retry_after=1.0,
+            ) from error
+
+    async def aclose(self) -> None:
+        """Call `flush` first. What still waits is lost, and counted as such."""
+        self._closed = True
+        await self._tasks.aclose()
+        for lane in (self.settled, self.cancelled):
+            lane.lose(lane.added - lane.ended)
+
+    async def _run(self) -> None:
+        backoff_s = BACKOFF_S[0]
+        while True:
+            lane = self.settled if len(self.settled) else self.cancelled
+            batch = lane.next()
+            if not batch:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            try:
+                again = await self._write(batch)
+            except Overloaded:
+                again = batch
+            lane.again(again)
+            lane.ended += len(batch) - len(again)
+            self._progress.set()
+            if again:
+                await self._clock.sleep(backoff_s)
+                backoff_s = min(BACKOFF_S[1], 2 * backoff_s)
+            else:
+                backoff_s = BACKOFF_S[0]
