@@ -137,6 +137,8 @@ class Accounts:
         self.queries: list[UsageQuery] = []
         self.rows: list[UsageRow] = []
         self.receipts: list[Receipt] = []
+        self.cut: HeadgateError | None = None
+        """What ends the entries before their end."""
 
     async def usage(self, query: UsageQuery) -> list[UsageRow]:
         self.queries.append(query)
@@ -146,6 +148,8 @@ class Accounts:
         self.queries.append(query)
         for receipt in self.receipts:
             yield [receipt]
+        if self.cut is not None:
+            raise self.cut
 
 
 class House:

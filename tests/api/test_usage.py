@@ -4,8 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from headgate.core.errors import Overloaded
 from headgate.ledger.accounts.questions import Filter, UsageRow, cursor
 from tests.api.house import ADMIN, KEY, House
+from tests.ledger.test_journal import receipt
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +112,43 @@ def test_a_query_of_many_fields_is_refused(house: House) -> None:
 def test_only_administrators_ask(house: House) -> None:
     assert house.ask("GET", "/admin/usage", key=KEY).status == 403
     assert house.ask("GET", "/admin/usage", key=None).status == 401
+
+
+def test_an_export_comes_as_a_file_of_csv_or_json_lines(house: House) -> None:
+    house.accounts.receipts = [receipt(1), receipt(2)]
+    answer = house.ask("GET", "/admin/ledger/export?tenant=acme&start_time=1&end_time=2", key=ADMIN)
+    assert answer.headers["content-type"].startswith("text/csv")
+    assert answer.headers["content-disposition"] == 'attachment; filename="entries.csv"'
+    assert answer.headers["transfer-encoding"] == "chunked"
+    assert [line.split(b",")[0] for line in answer.body.splitlines()] == [b"id", b"att_000001", b"att_000002"]
+    assert house.accounts.queries[-1].filters == (Filter("tenant", ("acme",)),)
+    house.accounts.rows = [row("a", model="a")]
+    sums = house.ask("GET", "/admin/ledger/export?of=sums&group_by=model&format=json", key=ADMIN)
+    assert (sums.headers["content-type"], sums.json()["cost_usd"]) == ("application/jsonl", "0.250000000")
+    assert house.accounts.queries[-1].group_by == ("model",)
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_an_export_that_is_cut_says_so_in_its_last_line(house: House, form: str) -> None:
+    house.accounts.receipts = [receipt(1)]
+    house.accounts.cut = Overloaded("the database went away")
+    answer = house.ask("GET", f"/admin/ledger/export?format={form}", key=ADMIN)
+    house.accounts.cut = None
+    assert answer.status == 200
+    assert b"The export was cut: the database went away" in answer.body.splitlines()[-1]
+
+
+def test_an_export_that_cannot_begin_is_an_error(house: House) -> None:
+    house.accounts.receipts = []
+    house.accounts.cut = Overloaded("the database went away")
+    answer = house.ask("GET", "/admin/ledger/export?format=json", key=ADMIN)
+    house.accounts.cut = None
+    assert answer.status == 503
+
+
+@pytest.mark.parametrize(
+    ("query", "param"), [("format=xml", "format"), ("of=x", "of"), ("group_by=model", "group_by"), ("x=1", "x")]
+)
+def test_a_bad_export_is_refused_by_field(house: House, query: str, param: str) -> None:
+    answer = house.ask("GET", f"/admin/ledger/export?{query}", key=ADMIN)
+    assert (answer.status, answer.error["param"]) == (400, param)

@@ -102,7 +102,8 @@ def test_groups_and_filters_mean_what_they_mean_there(sdk: OpenAI) -> None:
 
 
 def test_pages_follow_each_other_to_the_end(sdk: OpenAI) -> None:
-    starts, cursor = [], openai.omit
+    starts: list[int] = []
+    cursor: Any = openai.omit
     for _ in range(4):
         page: Any = sdk.admin.organization.usage.completions(
             start_time=START + 10, end_time=START + 7 * 60, bucket_width="1m", limit=2, page=cursor

@@ -1,6 +1,6 @@
 """What the endpoints are handed at start: everything below the api that they may call."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -12,8 +12,7 @@ from headgate.core.ports import ModelInfo
 from headgate.core.principal import Principal, Scope
 from headgate.core.reply import Reply
 from headgate.core.target import RouteTable
-from headgate.core.usage import Receipt
-from headgate.ledger.accounts.questions import UsageQuery, UsageRow
+from headgate.ledger.accounts.questions import Answers
 from headgate.tenancy.keyring import CreatedKey, KeyRecord, KeySpec
 
 
@@ -34,16 +33,6 @@ class Keys(Protocol):
 
     async def revoke(self, key_id: str) -> KeyRecord:
         """Raises `NotFound`."""
-
-
-class Accounts(Protocol):
-    """The ledger, up to the last call."""
-
-    async def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
-        """At most `query.limit` rows, ordered by their groups."""
-
-    def entries(self, query: UsageQuery) -> AsyncIterator[list[Receipt]]:
-        """All entries that the query's times and filters leave, oldest first, a page at a time."""
 
 
 class RefusedRequest(Struct, frozen=True, kw_only=True):
@@ -67,7 +56,7 @@ class Services(Struct, frozen=True, kw_only=True):
     routes: Callable[[], RouteTable]
     visible_models: Callable[[Principal], Sequence[ModelInfo]]
     keys: Keys
-    accounts: Accounts
+    accounts: Answers
     ready: Callable[[], tuple[bool, dict[str, object]]]
     metrics: Callable[[], tuple[bytes, bytes]]
     """Body and content type."""

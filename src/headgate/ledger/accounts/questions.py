@@ -113,15 +113,26 @@ class Spending:
         return await self._reader.spent(questions)
 
 
+class Answers(Protocol):
+    """The ledger, up to the last call. `Accounts` gives them."""
+
+    async def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
+        """At most `query.limit` rows, ordered by their groups."""
+        ...
+
+    def entries(self, query: UsageQuery) -> AsyncIterator[list[Receipt]]:
+        """All entries that the query's times and filters leave, oldest first, a page in memory at a time."""
+        ...
+
+
 class Accounts:
-    """The ledger as administrators read it, up to this process's last receipt."""
+    """The ledger as administrators read it, up to this process's last receipt: see `Answers`."""
 
     def __init__(self, reader: Reader, flush: Callable[[], Awaitable[None]]) -> None:
         self._reader = reader
         self._flush = flush
 
     async def usage(self, query: UsageQuery) -> list[UsageRow]:
-        """At most `query.limit` rows, ordered by their groups."""
         await self._flush()
         return await self._reader.usage(query)
 
@@ -131,7 +142,6 @@ class Accounts:
         return await self._reader.spent(questions)
 
     async def entries(self, query: UsageQuery) -> AsyncIterator[list[Receipt]]:
-        """All entries that the query's times and filters leave, oldest first, a page in memory at a time."""
         await self._flush()
         after: tuple[float, str] | None = None
         while page := await self._reader.entries(query, after, PAGE):
