@@ -27,6 +27,7 @@ from headgate.core.target import RouteTable
 from headgate.core.usage import Receipt, Usage
 from headgate.ledger.accounts.questions import UsageQuery, UsageRow
 from headgate.tenancy.keyring import CreatedKey, KeyRecord, KeySpec
+from headgate.tenancy.records import Actor
 
 KEY = "hg-user"
 ADMIN = "hg-admin"
@@ -113,7 +114,7 @@ class Keys:
     def __init__(self) -> None:
         self.records: dict[str, KeyRecord] = {}
 
-    async def create(self, spec: KeySpec) -> CreatedKey:
+    async def create(self, spec: KeySpec, *, by: Actor) -> CreatedKey:
         name = f"key_{len(self.records)}"
         record = KeyRecord(
             name, "hg-abc", spec.name, spec.tenant, spec.scopes, spec.models, spec.limits, 1000.0, spec.expires_at
@@ -124,7 +125,7 @@ class Keys:
     async def list(self) -> list[KeyRecord]:
         return list(self.records.values())
 
-    async def revoke(self, key_id: str) -> KeyRecord:
+    async def revoke(self, key_id: str, by: Actor) -> KeyRecord:
         if key_id not in self.records:
             raise NotFound("There is no such key.", code="key_not_found")
         return self.records.pop(key_id)
@@ -159,6 +160,8 @@ class House:
         self.gateway = Gateway()
         self.gateway.answers["hello"] = words("Hel", "lo")
         self.keys = Keys()
+        self.tenancy: Any = None
+        """Where a test asks the organization's endpoints, it brings one."""
         self.bugs: list[tuple[str, BaseException]] = []
         self.refused: list[RefusedRequest] = []
         self.accounts = Accounts()
@@ -206,6 +209,7 @@ class House:
             routes=lambda: RouteTable(1, {}),
             visible_models=lambda _: [ModelInfo("hello", 5, "headgate"), ModelInfo("org/model", 6, "org")],
             keys=self.keys,
+            tenancy=self.tenancy,
             accounts=self.accounts,
             ready=lambda: self.ready,
             metrics=lambda: (b"up 1\n", b"text/plain; version=0.0.4; charset=utf-8"),

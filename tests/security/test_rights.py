@@ -13,6 +13,43 @@ from tests.security.conftest import UPSTREAM_KEY, Canary
 from tests.security.raw import HELLO, ask, hello, send, statuses
 from tests.upstream.process import get
 
+ORGANIZATION = {
+    "projects": "GET POST",
+    "projects/{id}": "GET POST",
+    "projects/{id}/archive": "POST",
+    "projects/{id}/users": "GET POST",
+    "projects/{id}/users/{user_id}": "GET POST DELETE",
+    "projects/{id}/service_accounts": "GET POST",
+    "projects/{id}/service_accounts/{account_id}": "GET POST DELETE",
+    "projects/{id}/service_accounts/{account_id}/api_keys": "POST",
+    "projects/{id}/api_keys": "GET",
+    "projects/{id}/api_keys/{key_id}": "GET DELETE",
+    "projects/{id}/api_keys/{key_id}/policy": "GET PUT",
+    "projects/{id}/rate_limits": "GET",
+    "projects/{id}/rate_limits/{rate_limit_id}": "POST",
+    "projects/{id}/model_permissions": "GET POST DELETE",
+    "projects/{id}/spend_limit": "GET POST DELETE",
+    "projects/{id}/spend_alerts": "GET POST",
+    "projects/{id}/spend_alerts/{alert_id}": "GET POST DELETE",
+    "projects/{id}/spend_stop": "GET POST DELETE",
+    "projects/{id}/policy": "GET PUT",
+    "users": "GET POST",
+    "users/{id}": "GET POST DELETE",
+    "users/{id}/policy": "GET PUT",
+    "invites": "GET POST",
+    "invites/{id}": "GET DELETE",
+    "admin_api_keys": "GET POST",
+    "admin_api_keys/{id}": "GET DELETE",
+    "spend_limit": "GET POST DELETE",
+    "spend_alerts": "GET POST",
+    "spend_alerts/{alert_id}": "GET POST DELETE",
+    "policy": "GET PUT",
+    "audit_logs": "GET",
+    "usage/completions": "GET",
+    "usage/embeddings": "GET",
+    "costs": "GET",
+}
+"""Below /v1/organization; all of it is administration."""
 WHO_MAY = {
     ("POST", "/v1/chat/completions"): "inference",
     ("POST", "/v1/completions"): "inference",
@@ -28,6 +65,11 @@ WHO_MAY = {
     ("GET", "/readyz"): None,
     ("GET", "/metrics"): None,
     ("GET", "/openapi.json"): None,
+    **{
+        (method, f"/v1/organization/{path}"): "admin"
+        for path, methods in ORGANIZATION.items()
+        for method in methods.split()
+    },
 }
 """Every endpoint, and the scope of keys it wants. A new one fails the test below until it stands here."""
 

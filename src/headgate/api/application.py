@@ -5,6 +5,7 @@ a request id instead of its text.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import Struct
@@ -24,7 +25,7 @@ Endpoint = Callable[[Exchange], Awaitable[None]]
 
 
 class Route(Struct, frozen=True, kw_only=True):
-    """One method on one path. A path that ends in `{id}` takes everything behind its prefix."""
+    """One method on one path. A part in braces, such as `{id}`, takes what stands there, slashes too."""
 
     method: str
     path: str
@@ -39,6 +40,13 @@ class Route(Struct, frozen=True, kw_only=True):
     query: tuple[str, ...] = ()
 
 
+_BRACES = re.compile(r"\{[a-z_]+\}")
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    return re.compile("(.+)".join(map(re.escape, _BRACES.split(path))), re.DOTALL)
+
+
 class Application:
     """A `Handler` over the given routes."""
 
@@ -46,14 +54,15 @@ class Application:
         self.services = services
         self.settings = settings
         self._exact: dict[str, dict[str, Route]] = {}
-        self._below: list[tuple[str, dict[str, Route]]] = []
-        below: dict[str, dict[str, Route]] = {}
+        patterns: dict[str, dict[str, Route]] = {}
         for route in routes:
-            if route.path.endswith("{id}"):
-                below.setdefault(route.path.removesuffix("{id}"), {})[route.method] = route
-            else:
-                self._exact.setdefault(route.path, {})[route.method] = route
-        self._below = sorted(below.items(), key=lambda item: -len(item[0]))
+            found = patterns if "{" in route.path else self._exact
+            found.setdefault(route.path, {})[route.method] = route
+        self._patterns = [
+            (path.partition("{")[0], _pattern(path), methods)
+            for path, methods in sorted(patterns.items(), key=lambda item: -len(_BRACES.sub("", item[0])))
+        ]
+        """Those that say most of the path come first."""
 
     async def handle(self, request: Request, sink: Sink) -> None:
         """Answers exactly once. Raises only cancellation, and only where the client has left."""
@@ -101,9 +110,9 @@ class Application:
         request = exchange.request
         methods = self._exact.get(request.path)
         if methods is None:
-            for prefix, below in self._below:
-                if request.path.startswith(prefix) and len(request.path) > len(prefix):
-                    methods, exchange.path_id = below, request.path[len(prefix) :]
+            for prefix, pattern, below in self._patterns:
+                if request.path.startswith(prefix) and (match := pattern.fullmatch(request.path)):
+                    methods, exchange.path_ids = below, match.groups()
                     break
             else:
                 raise NotFound(

@@ -3,16 +3,29 @@
 from headgate.api.application import Application, Route
 from headgate.api.openapi import openapi_route
 from headgate.api.routes import (
+    admin_api_keys,
+    audit_logs,
     chat,
     completions,
     embeddings,
     export,
     health,
     keys,
+    model_permissions,
     models,
     organization_costs,
     organization_usage,
+    policies,
+    project_api_keys,
+    project_users,
+    projects,
+    rate_limits,
+    service_accounts,
+    spend_alerts,
+    spend_limits,
+    spend_stops,
     usage,
+    users,
 )
 from headgate.api.server import Server
 from headgate.api.services import Services
@@ -28,6 +41,19 @@ ROUTES: tuple[Route, ...] = (
     *export.ROUTES,
     *organization_usage.ROUTES,
     *organization_costs.ROUTES,
+    *projects.ROUTES,
+    *project_users.ROUTES,
+    *service_accounts.ROUTES,
+    *project_api_keys.ROUTES,
+    *users.ROUTES,
+    *admin_api_keys.ROUTES,
+    *rate_limits.ROUTES,
+    *model_permissions.ROUTES,
+    *spend_limits.ROUTES,
+    *spend_alerts.ROUTES,
+    *spend_stops.ROUTES,
+    *policies.ROUTES,
+    *audit_logs.ROUTES,
     *health.ROUTES,
 )
 

@@ -33,8 +33,8 @@ class Exchange:
         self.settings = settings
         self.received = services.clock.monotonic()
         self.request_id = services.ids.new("req")
-        self.path_id = ""
-        """What the path names behind its prefix, such as a model."""
+        self.path_ids: tuple[str, ...] = ()
+        """What the path names where its route has braces, such as a model."""
         self.route = "-"
         """The path of the route found, `{id}` and all."""
         self.called = False
@@ -45,6 +45,11 @@ class Exchange:
             (b"x-request-id", self.request_id.encode()),
             (b"x-headgate-version", services.version.encode()),
         )
+
+    @property
+    def path_id(self) -> str:
+        """The first of `path_ids`."""
+        return self.path_ids[0]
 
     def headers(self, *more: Header) -> list[Header]:
         """The headers that every answer has, then `more`."""

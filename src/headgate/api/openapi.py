@@ -1,5 +1,6 @@
 """The OpenAPI description, made from the routes and the structs they take and give."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,8 +43,10 @@ def _operation(route: Route, found: dict[type, dict[str, Any]]) -> dict[str, Any
     parameters: list[dict[str, Any]] = [
         {"name": name, "in": "query", "schema": {"type": "string"}} for name in route.query
     ]
-    if route.path.endswith("{id}"):
-        parameters.append({"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
+    parameters += [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"\{([a-z_]+)\}", route.path)
+    ]
     operation: dict[str, Any] = {
         "summary": route.summary,
         "security": [] if route.scope is None else [{"key": []}],

@@ -14,6 +14,8 @@ from headgate.core.reply import Reply
 from headgate.core.target import RouteTable
 from headgate.ledger.accounts.questions import Answers
 from headgate.tenancy.keyring import CreatedKey, KeyRecord, KeySpec
+from headgate.tenancy.records import Actor
+from headgate.tenancy.tenancy import Tenancy
 
 
 class Gateway(Protocol):
@@ -27,11 +29,11 @@ class Auth(Protocol):
 
 
 class Keys(Protocol):
-    async def create(self, spec: KeySpec) -> CreatedKey: ...
+    async def create(self, spec: KeySpec, *, by: Actor) -> CreatedKey: ...
 
     async def list(self) -> list[KeyRecord]: ...
 
-    async def revoke(self, key_id: str) -> KeyRecord:
+    async def revoke(self, key_id: str, by: Actor) -> KeyRecord:
         """Raises `NotFound`."""
 
 
@@ -56,6 +58,7 @@ class Services(Struct, frozen=True, kw_only=True):
     routes: Callable[[], RouteTable]
     visible_models: Callable[[Principal], Sequence[ModelInfo]]
     keys: Keys
+    tenancy: Tenancy
     accounts: Answers
     ready: Callable[[], tuple[bool, dict[str, object]]]
     metrics: Callable[[], tuple[bytes, bytes]]

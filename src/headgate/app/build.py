@@ -46,6 +46,7 @@ from headgate.telemetry.log import Log
 from headgate.telemetry.metrics import Metrics
 from headgate.tenancy import store as tenancy_store
 from headgate.tenancy.keys import Keys
+from headgate.tenancy.tenancy import Tenancy
 
 SHIP_SECONDS = 10.0
 """How long the last receipts may take to reach SQL at shutdown; what does not is shipped at the next start."""
@@ -163,6 +164,7 @@ def services(parts: Parts) -> Services:
         routes=lambda: gateway.routes,
         visible_models=lambda principal: _models_of(gateway.routes, principal),
         keys=parts.keys,
+        tenancy=Tenancy(parts.keys),
         accounts=parts.accounts,
         ready=parts.readiness,
         metrics=parts.metrics.page,

@@ -7,10 +7,11 @@ from msgspec import Struct
 
 from headgate.api.application import Route
 from headgate.api.exchange import Exchange
-from headgate.api.wire.decode import decode
+from headgate.api.routes.organization import admin, read_body
 from headgate.core.errors import NotFound
+from headgate.core.policy import Policy
 from headgate.core.principal import KeyLimits, Scope
-from headgate.tenancy.keyring import KeyRecord, KeySpec
+from headgate.tenancy.keyring import KeyRecord, KeySpec, Kind
 
 
 class Key(Struct, frozen=True, kw_only=True, omit_defaults=False):
@@ -27,6 +28,10 @@ class Key(Struct, frozen=True, kw_only=True, omit_defaults=False):
     created_at: float
     expires_at: float | None
     revoked_at: float | None
+    kind: Kind
+    user_id: str | None
+    account_id: str | None
+    policy: Policy | None
 
 
 class NewKey(Key, frozen=True, kw_only=True):
@@ -54,22 +59,21 @@ def _key(record: KeyRecord) -> Key:
 
 
 async def _create(exchange: Exchange) -> None:
-    exchange.principal("admin")
-    raw = await exchange.body(int(exchange.settings.max_admin_body_kb * 1024))
-    created = await exchange.services.keys.create(decode(_spec, raw or b"{}"))
+    by = admin(exchange)
+    created = await exchange.services.keys.create(await read_body(exchange, _spec), by=by)
     fields = msgspec.structs.asdict(_key(created.record))
     fields.pop("object")
     await exchange.send_json(NewKey(**fields, key=created.key))
 
 
 async def _list(exchange: Exchange) -> None:
-    exchange.principal("admin")
+    admin(exchange)
     records = await exchange.services.keys.list()
     await exchange.send_json(KeyList(data=[_key(record) for record in records]))
 
 
 async def _get(exchange: Exchange) -> None:
-    exchange.principal("admin")
+    admin(exchange)
     for record in await exchange.services.keys.list():
         if record.id == exchange.path_id:
             await exchange.send_json(_key(record))
@@ -78,8 +82,8 @@ async def _get(exchange: Exchange) -> None:
 
 
 async def _revoke(exchange: Exchange) -> None:
-    exchange.principal("admin")
-    record = await exchange.services.keys.revoke(exchange.path_id)
+    by = admin(exchange)
+    record = await exchange.services.keys.revoke(exchange.path_id, by)
     await exchange.send_json(DeletedKey(id=record.id))
 
 
