@@ -12,7 +12,11 @@ from headgate.core.policy import Algorithm, OnLoss
 
 
 class Rate(Struct, frozen=True, kw_only=True):
-    """At most `amount` per `window_s` seconds. Every call takes 1, or its tokens where `tokens` is true."""
+    """At most `amount` per `window_s` seconds. Every call takes 1, or its tokens where `tokens` is true.
+
+    A cost above the whole limit (a bucket's burst, a window's amount) takes the whole limit, so that a large call may
+    pass when all is free. What was taken stays taken when the numbers change; another algorithm starts anew.
+    """
 
     key: str
     amount: float
@@ -69,6 +73,7 @@ class RateState(Struct, frozen=True):
     """A rate after the decision."""
 
     remaining: float
+    """Below zero while calls that used more than they held are worked off."""
     reset_s: float
     """Seconds until all of it is free again, if nobody takes more."""
 
@@ -90,11 +95,11 @@ class Verdict(Struct, frozen=True, kw_only=True):
     refused_account: int | None = None
     """The index of the first account that cannot hold the cost."""
     retry_after: float = 0.0
-    """Seconds until the same claim could pass its rates, if nobody takes more; infinite where it never could."""
+    """Seconds until the same claim could pass its rates, if nobody takes more."""
     delay_s: float = 0.0
     """How long the call must wait before it goes on, to keep the pace of its leaky buckets."""
     missing: tuple[int, ...] = ()
-    """Accounts that are not known here: nothing was taken; `seed` them and ask again."""
+    """Accounts that are not known here: nothing was taken; `seed` them and ask again. Then `accounts` is empty."""
 
 
 class Limiter(Protocol):
@@ -105,20 +110,25 @@ class Limiter(Protocol):
 
         Rates are judged first, then places, then accounts; where several refuse, all refusals of the first kind
         that refuses are judged. An account whose hold is not settled within `ttl_s` counts it as spent until it is.
-        A token cost above a token bucket's burst takes the whole burst.
+
+        Where it raises (or is cancelled), there is nothing to settle: what may have been taken is given back. A name
+        that was settled may be used again. Raises `ValueError` for costs and limits that cannot be counted.
         """
         ...
 
     def settle(self, claim: str, plan: Plan, held: Cost, used: Cost) -> None:
         """Ends a claim: its places are free, its holds become what was `used`, its token rates are trued up.
 
+        Parts of it may end by themselves: only what `plan` names ends. Rates of requests stay taken.
+
         Takes effect at once in one process, and soon where the store is shared: it never waits and never raises.
-        Settling twice, or a claim whose `reserve` gave no answer, changes no account twice.
+        Settling twice, or a claim whose `reserve` gave no answer, changes no account twice; nor rates, where the plan
+        has accounts or places by which to tell.
         """
         ...
 
     async def flush(self) -> None:
-        """Returns when everything settled so far is in the store."""
+        """Returns when everything settled so far is in the store; raises `Overloaded` if that takes too long."""
         ...
 
     async def seed(self, spent: Sequence[tuple[Account, int]]) -> None:
@@ -126,7 +136,7 @@ class Limiter(Protocol):
         ...
 
     async def raise_to(self, spent: Sequence[tuple[Account, int]]) -> None:
-        """Brings accounts that know of less than the ledger does up to it; never lowers one."""
+        """Brings accounts that know of less than the ledger does up to it; never lowers or makes one."""
         ...
 
     async def balances(self, keys: Sequence[str]) -> list[AccountState | None]:

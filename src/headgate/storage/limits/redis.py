@@ -4,6 +4,7 @@ The server should not evict (`maxmemory-policy noeviction`): a limit that is evi
 """
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,7 +22,7 @@ from headgate.core.limiter import Account, AccountState, Cost, Plan, Verdict
 from headgate.storage.errors import StorageError
 from headgate.storage.limits.numbers import check_cost, check_spent, check_ttl, clamped
 from headgate.storage.limits.scripts import Script, Scripts
-from headgate.storage.limits.settlements import Settlements
+from headgate.storage.limits.settlements import Outcome, Settlements
 from headgate.storage.limits.shared import Keys, Prepared, milliseconds, verdict
 
 TIMEOUT_S = 1.0
@@ -35,6 +36,7 @@ _REFUSALS_MAX = 20
 
 
 class _Settlement(Struct):
+    claim: str
     arguments: list[object]
     """Of the script; its last but one says whether this is surely the first try."""
     refusals: int = 0
@@ -61,6 +63,9 @@ class RedisLimiter:
         self._timeout_s = timeout_s
         self._keys = Keys(prefix)
         self._scripts = scripts or Scripts()
+        self._name = secrets.token_hex(8)
+        self._attempts = 0
+        """With the name, tells every try of every replica from all others."""
         self._plans: WeakKeyDictionary[Plan, Prepared] = WeakKeyDictionary()
         self._settlements: Settlements[_Settlement] = Settlements(clock, self._write)
 
@@ -78,8 +83,12 @@ class RedisLimiter:
         check_cost(cost)
         check_ttl(ttl_s)
         prepared = self._prepared(plan)
+        if self._settlements.waits(claim):  # a claim of this name ended: its end must be written first
+            await self._bounded(self._settlements.flush())
+        self._attempts += 1
+        attempt = self._keys.given_up(f"{self._name}:{self._attempts}")
         arguments = [
-            prepared.count, self._keys.cancelled(claim), *prepared.keys,
+            prepared.count, attempt, *prepared.keys,
             prepared.plan, claim, milliseconds(ttl_s), cost.tokens, cost.nanos,
         ]  # fmt: skip
         answered = False
@@ -87,22 +96,23 @@ class RedisLimiter:
             flat = await self._bounded(self._evaluate(self._scripts.reserve, arguments))
             answered = True
         finally:
-            if not answered:  # cancelled while waiting, too
-                self._end(claim, prepared, cost, Cost(), cancel=True)
+            if not answered and prepared.settles:  # cancelled while waiting, too
+                self._end(claim, prepared, cost, Cost(), attempt)
         return verdict(plan, msgspec.msgpack.decode(flat))
 
     def settle(self, claim: str, plan: Plan, held: Cost, used: Cost) -> None:
         prepared = self._prepared(plan)
         if prepared.settles:
-            self._end(claim, prepared, clamped(held), clamped(used), cancel=False)
+            self._end(claim, prepared, clamped(held), clamped(used), None)
 
-    def _end(self, claim: str, prepared: Prepared, held: Cost, used: Cost, cancel: bool) -> None:
+    def _end(self, claim: str, prepared: Prepared, held: Cost, used: Cost, given_up: str | None) -> None:
         arguments = [
-            prepared.end_count, self._keys.cancelled(claim), *prepared.end_keys,
-            prepared.end_plan, claim, held.tokens, used.tokens, used.nanos, int(not cancel), int(cancel),
+            prepared.end_count, given_up or self._keys.given_up(""), *prepared.end_keys,
+            prepared.end_plan, claim, held.tokens, used.tokens, used.nanos,
+            int(given_up is None), int(given_up is not None),
         ]  # fmt: skip
         lanes = self._settlements
-        lanes.add(lanes.cancelled if cancel else lanes.settled, _Settlement(arguments))
+        lanes.add(lanes.settled if given_up is None else lanes.cancelled, _Settlement(claim, arguments))
 
     async def flush(self) -> None:
         await self._settlements.flush()
@@ -146,7 +156,7 @@ class RedisLimiter:
             prepared = self._plans[plan] = Prepared(plan, self._keys)
         return prepared
 
-    async def _write(self, batch: Sequence[_Settlement]) -> list[_Settlement]:
+    async def _write(self, batch: Sequence[_Settlement]) -> list[Outcome]:
         """Raises `Overloaded` where it is not known what was written."""
         script = self._scripts.settle
         try:
@@ -159,15 +169,7 @@ class RedisLimiter:
             for entry in batch:
                 entry.arguments[_SURE] = 0
             raise
-        again = []
-        for entry, answer in zip(batch, answers, strict=True):
-            if isinstance(answer, Exception):
-                entry.refusals += 1
-                if entry.refusals < _REFUSALS_MAX:
-                    again.append(entry)
-                else:
-                    self._settlements.settled.lost += 1
-        return again
+        return [_outcome(entry, answer) for entry, answer in zip(batch, answers, strict=True)]
 
     async def _pipeline(self, command: list[str], batch: Sequence[_Settlement]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
@@ -191,6 +193,13 @@ class RedisLimiter:
             raise _away(f"did not answer within {self._timeout_s:g} s") from error
         except (RedisError, OSError) as error:
             raise _away(f"cannot be used ({str(error)[:200]})") from error
+
+
+def _outcome(entry: _Settlement, answer: object) -> Outcome:
+    if not isinstance(answer, Exception):
+        return "written"
+    entry.refusals += 1
+    return "again" if entry.refusals < _REFUSALS_MAX else "lost"
 
 
 def _away(problem: str) -> Overloaded:

@@ -19,8 +19,8 @@ local function expire(key, ms) redis.call('PEXPIRE', key, string.format('%.0f', 
 """
 """Microseconds since 1970, and how keys end. A test may bring a clock of its own."""
 
-CANCELLED_MS = 120_000
-"""How long a claim that was given up is refused, should its `reserve` arrive after all."""
+GIVEN_UP_MS = 120_000
+"""How long a try that was given up is refused, should it arrive after all."""
 _SWEEP = 1_000
 """Holds past their end moved to spent at a time. Both count against the limit, so that it does not matter when."""
 
@@ -113,7 +113,7 @@ end
 """
 
 _RESERVE = """
--- KEYS: the claim's name if it was given up; then of each rate, place and account.
+-- KEYS: exists if this try was given up; then those of each rate, place and account.
 -- ARGV: the plan, the claim, milliseconds to live, tokens, nanodollars.
 -- Returns code, index, retry after, delay; then remaining and reset of each rate; then spent and held of each account.
 local given_up = next_key()
@@ -169,7 +169,7 @@ return cmsgpack.pack(out)
 """
 
 _SETTLE = (
-    f"local given_up_ms = {CANCELLED_MS}\n"
+    f"local given_up_ms = {GIVEN_UP_MS}\n"
     + """
 -- KEYS: as above, rates of tokens only. ARGV: the plan, the claim, tokens held, tokens and nanodollars used, whether
 -- this is surely the first try, whether the claim is given up.

@@ -1,10 +1,11 @@
 """Claims that ended and wait to be written to the store: a bounded queue, and the one task that empties it."""
 
 import asyncio
-from collections import deque
+import contextlib
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 from headgate.core.clock import Clock
 from headgate.core.errors import Overloaded
@@ -18,11 +19,16 @@ FLUSH_S = 5.0
 BACKOFF_S = (0.05, 2.0)
 """The first wait while the store is away, doubled each time up to the second."""
 
-E = TypeVar("E")
 
-Write = Callable[[Sequence[E]], Awaitable[list[E]]]
-"""Writes entries and returns those to try again. Raises `Overloaded` where the store cannot be reached: it then tries
-all of them again."""
+class Entry(Protocol):
+    claim: str
+
+
+E = TypeVar("E", bound=Entry)
+
+Outcome = Literal["written", "again", "lost"]
+Write = Callable[[Sequence[E]], Awaitable[Sequence[Outcome]]]
+"""Writes entries and says what became of each. `Overloaded` where the store cannot be reached: all again."""
 
 
 class Lane(Generic[E]):
@@ -35,20 +41,25 @@ class Lane(Generic[E]):
         self.ended = 0
         """Written or lost."""
         self.lost = 0
+        self.claims: Counter[str] = Counter()
+        """Of entries that are not written yet."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, entry: E) -> None:
         self.added += 1
+        self.claims[entry.claim] += 1
         self._waiting.append(entry)
-        if len(self._waiting) > self._most:
-            self._waiting.popleft()
-            self.lose(1)
+        self._bound()
 
-    def lose(self, count: int) -> None:
-        self.lost += count
-        self.ended += count
+    def end(self, entry: E, lost: bool) -> None:
+        """It is written, or lost."""
+        self.ended += 1
+        self.lost += lost
+        self.claims[entry.claim] -= 1
+        if not self.claims[entry.claim]:
+            del self.claims[entry.claim]
 
     def next(self) -> list[E]:
         """Up to a batch, which stays the caller's until it says what became of it."""
@@ -59,9 +70,11 @@ class Lane(Generic[E]):
 
     def again(self, entries: Sequence[E]) -> None:
         self._waiting.extendleft(reversed(entries))
+        self._bound()
+
+    def _bound(self) -> None:
         while len(self._waiting) > self._most:
-            self._waiting.popleft()
-            self.lose(1)
+            self.end(self._waiting.popleft(), lost=True)
 
 
 class Settlements(Generic[E]):
@@ -82,12 +95,16 @@ class Settlements(Generic[E]):
     def add(self, lane: Lane[E], entry: E) -> None:
         if self._closed:
             lane.added += 1
-            lane.lose(1)
+            lane.lost += 1
             return
         lane.add(entry)
         self._wake.set()
         if not len(self._tasks):
             self._tasks.spawn(self._run(), name="limits.settlements")
+
+    def waits(self, claim: str) -> bool:
+        """Whether an end of the claim is not written yet."""
+        return claim in self.settled.claims or claim in self.cancelled.claims
 
     async def flush(self) -> None:
         """Waits until all that was added before is written; raises `Overloaded` after `FLUSH_S`."""
@@ -109,7 +126,7 @@ class Settlements(Generic[E]):
         self._closed = True
         await self._tasks.aclose()
         for lane in (self.settled, self.cancelled):
-            lane.lose(lane.added - lane.ended)
+            lane.lost += sum(lane.claims.values())
 
     async def _run(self) -> None:
         backoff_s = BACKOFF_S[0]
@@ -120,12 +137,14 @@ class Settlements(Generic[E]):
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            try:
-                again = await self._write(batch)
-            except Overloaded:
-                again = batch
+            outcomes: Sequence[Outcome] = ["again"] * len(batch)
+            with contextlib.suppress(Overloaded):
+                outcomes = await self._write(batch)
+            for entry, outcome in zip(batch, outcomes, strict=True):
+                if outcome != "again":
+                    lane.end(entry, lost=outcome == "lost")
+            again = [entry for entry, outcome in zip(batch, outcomes, strict=True) if outcome == "again"]
             lane.again(again)
-            lane.ended += len(batch) - len(again)
             self._progress.set()
             if again:
                 await self._clock.sleep(backoff_s)

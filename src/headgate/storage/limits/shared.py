@@ -19,7 +19,7 @@ _KINDS: dict[Algorithm, tuple[str, tuple[str, ...]]] = {
 """The meter that counts it, and the kinds of its keys."""
 _HUGE = 1e300
 """Stands for infinity, which Lua's packing does not know."""
-_ALLOWED, _RATE, _PLACE, _ACCOUNT, _MISSING, _OVERFLOW, _CANCELLED = range(7)
+_ALLOWED, _RATE, _PLACE, _ACCOUNT, _MISSING, _OVERFLOW, _GIVEN_UP = range(7)
 
 
 class Keys:
@@ -28,8 +28,8 @@ class Keys:
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
 
-    def cancelled(self, claim: str) -> str:
-        return f"{self._prefix}x:{claim}"
+    def given_up(self, attempt: str) -> str:
+        return f"{self._prefix}x:{attempt}"
 
     def rate(self, numbers: Numbers) -> list[str]:
         return [f"{self._prefix}{kind}:{numbers.key}" for kind in _KINDS[numbers.algorithm][1]]
@@ -90,7 +90,7 @@ def verdict(plan: Plan, flat: Sequence[float]) -> Verdict:
     code, index, retry_after, delay_s = int(flat[0]), int(flat[1]), float(flat[2]), float(flat[3])
     if code == _OVERFLOW:
         raise overflow(plan.accounts[index].key)
-    if code == _CANCELLED:
+    if code == _GIVEN_UP:
         raise Overloaded(
             "This claim was given up when the limit store did not answer; try again.",
             code="limits_unavailable",
