@@ -183,7 +183,7 @@ class Spine:
         config = Config(admission=settings or AdmissionSettings())
         self.path = pathway(config, self.auth, self.limiter, self._sums, self.meter, rng)
         self.gateway = self.path.gateway
-        self.gateway.dispatch.backends = self.backends
+        self.gateway.dispatch.use(self.backends)
         self.admission = self.gateway.admission
         first, *others = [Target(name, "m") for name in self.backends]
         self.gateway.routes = RouteTable(1, {"m": Route("m", (first,), tuple(others))})

@@ -119,7 +119,7 @@ def test_an_empty_answer_is_no_success(tmp_path: Path) -> None:
 def test_a_backend_that_is_gone_is_passed_over(tmp_path: Path) -> None:
     async def main() -> None:
         spine = Spine(tmp_path, [Telling("gone", GOOD), Telling("good", GOOD)])
-        spine.gateway.dispatch.backends = {"good": spine.backends["good"]}
+        spine.gateway.dispatch.use({"good": spine.backends["good"]})
         reply = await spine.handle()
         assert (b"x-headgate-backend", b"good") in reply.headers
         await reply.aclose()

@@ -122,7 +122,7 @@ async def build(
         gateway = path.gateway
 
         def publish(table: RouteTable, backends: Mapping[str, Backend]) -> None:
-            gateway.dispatch.backends = backends
+            gateway.dispatch.use(backends)
             gateway.routes = table
 
         fleet = Fleet(clock, log, environment.variables, publish, own_port)

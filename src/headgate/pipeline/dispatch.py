@@ -29,19 +29,25 @@ Again = Callable[[Lease, Target, str], Awaitable[Hold]]
 
 
 class Dispatch:
-    """`backends` is a snapshot by name, replaced on reload; `gates` hold each to what it takes."""
+    """Holds a snapshot of the backends by name (`use`); `gates` hold each to what it takes."""
 
     def __init__(self, clock: Clock, gates: Gates, retries: RetryBudget) -> None:
         self._clock = clock
         self.backends: Mapping[str, Backend] = {}
+        self._counting: Mapping[str, CountsTokens] = {}
         self.gates = gates
         self.retries = retries
         self.again: Again = _no_more
 
     def count_input(self, call: Call, target: Target) -> int | None:
         """The prompt's exact tokens, where the target's backend has the tokenizer and the call is not too large."""
-        backend = self.backends.get(target.backend)
-        return backend.count_input(call) if isinstance(backend, CountsTokens) else None
+        counts = self._counting.get(target.backend)
+        return counts.count_input(call) if counts is not None else None
+
+    def use(self, backends: Mapping[str, Backend]) -> None:
+        """A new snapshot."""
+        self.backends = backends
+        self._counting = {name: backend for name, backend in backends.items() if isinstance(backend, CountsTokens)}
 
     async def send(self, lease: Lease, reply: Reply, story: Story) -> None:
         """Fills `reply` from the first target that answers. Raises the last target's error where none does."""
