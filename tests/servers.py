@@ -47,7 +47,7 @@ class Process:
             try:
                 ready()
                 return
-            except (psycopg.Error, redis.RedisError) as error:
+            except (psycopg.Error, redis.RedisError, OSError) as error:
                 if self._process.poll() is not None or time.monotonic() > end:
                     self.stop()
                     raise RuntimeError(f"the server did not start: {error}\n{self.words}") from error

@@ -68,6 +68,8 @@ VIOLATIONS = [
     ("sql", "pipeline.planted", "def hidden():\n    import sqlalchemy.orm"),
     ("sql", "engine.planted", "import redis.asyncio"),
     ("sql", "ledger.accounts.planted", "import sqlalchemy"),
+    ("brokers", "ledger.planted", "def hidden():\n    import nats.js"),
+    ("brokers", "pipeline.planted", "import confluent_kafka"),
     ("arrays", "backends.planted", "def hidden():\n    import numpy as np"),
     ("torch", "engine.planted", "def hidden():\n    import torch.nn"),
     ("server", "app.planted", "def hidden():\n    import uvicorn"),

@@ -1,24 +1,44 @@
-"""The ledger's tables as the shipper fills them: receipts, and how far each journal is in them."""
+"""The ledger's tables as the shipper fills them: receipts, how far each journal is in them, and the outbox of events.
+
+The outbox is the pattern of that name (Richardson, "Microservices Patterns", 2018, 3.3.7): an event is a row of the
+same transaction as what it tells of, and is removed once a broker has acknowledged it.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from msgspec import Struct
 from sqlalchemy import Connection
 
+from headgate.core.bus import Message
 from headgate.core.usage import Receipt
+from headgate.ledger.events import Event, usage_event
 from headgate.storage.sql import tables_ledger as tables
 from headgate.storage.sql.port import Sql
 from headgate.storage.sql.statements import insert
 
 _INT_MAX = 2**63 - 1
+COUNTED_MAX = 100_000
+
+
+class Waiting(Struct, frozen=True):
+    """An event that one publisher has claimed, and its row."""
+
+    seq: int
+    message: Message
 
 
 class Store:
-    """Every method is one transaction. Raises `Overloaded` where the database cannot be reached."""
+    """Every method is one transaction. Raises `Overloaded` where the database cannot be reached.
 
-    def __init__(self, sql: Sql) -> None:
+    `sinks` are the names of the brokers that are told of each receipt, `source` is who tells them (a URI reference).
+    """
+
+    def __init__(self, sql: Sql, sinks: Sequence[str] = (), source: str = "/headgate") -> None:
         self._sql = sql
+        self._sinks = tuple(sinks)
+        self._source = source
 
     async def position(self, log: str) -> int:
         """How far a journal segment has been shipped, in bytes."""
@@ -30,12 +50,10 @@ class Store:
         return await self._sql.read(work)
 
     async def add_receipts(self, receipts: Sequence[Receipt], log: str, position: int) -> None:
-        """Adds receipts not yet there and moves the position, in one transaction."""
+        """Adds receipts not yet there, the events about them, and moves the position, in one transaction."""
 
         def work(db: Connection) -> None:
-            rows = [receipt_row(receipt) for receipt in receipts]  # here: it would hold up the event loop
-            if rows:
-                db.execute(insert(db, tables.ledger).on_conflict_do_nothing(index_elements=["id"]), rows)
+            _add(db, receipts, self._sinks, self._source)  # here: it would hold up the event loop
             moved = insert(db, tables.ledger_offsets).values(log=log, position=position)
             db.execute(moved.on_conflict_do_update(index_elements=["log"], set_={"position": position}))
 
@@ -46,6 +64,86 @@ class Store:
             db.execute(sa.delete(tables.ledger_offsets).where(tables.ledger_offsets.c.log == log))
 
         await self._sql.run(work)
+
+    async def enqueue(self, events: Sequence[Event]) -> None:
+        """Events about something else than receipts; one that waits already is not added again."""
+        await self._sql.run(lambda db: _enqueue(db, events, self._sinks))
+
+    async def claim(self, sink: str, who: str, now: float, lease_s: float, limit: int) -> list[Waiting]:
+        """The oldest events that wait for `sink` and nobody else has claimed; `who`'s until `now + lease_s`.
+
+        Two that ask at once get different ones and do not wait for each other (SKIP LOCKED on PostgreSQL).
+        """
+        outbox = tables.outbox
+
+        def work(db: Connection) -> list[Waiting]:
+            free = sa.or_(outbox.c.claimed_until.is_(None), outbox.c.claimed_until <= now, outbox.c.claimed_by == who)
+            query = (
+                sa.select(outbox.c.seq, outbox.c.event_id, outbox.c.key, outbox.c.body)
+                .where(outbox.c.sink == sink, free)
+                .order_by(outbox.c.seq)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            )
+            found = [Waiting(row.seq, Message(row.event_id, row.key, row.body)) for row in db.execute(query)]
+            if found:
+                mine = sa.update(outbox).where(outbox.c.seq.in_([waiting.seq for waiting in found]))
+                db.execute(mine.values(claimed_by=who, claimed_until=now + lease_s))
+            return found
+
+        return await self._sql.run(work)
+
+    async def release(self, sink: str, who: str) -> None:
+        """Gives back what `who` has claimed, for anyone to claim."""
+        claimed = sa.update(tables.outbox).where(tables.outbox.c.sink == sink, tables.outbox.c.claimed_by == who)
+        await self._sql.run(lambda db: db.execute(claimed.values(claimed_by=None, claimed_until=None)).close())
+
+    async def published(self, sequence: Sequence[int]) -> None:
+        """Removes events that the broker has acknowledged. Idempotent."""
+        gone = sa.delete(tables.outbox).where(tables.outbox.c.seq.in_(sequence))
+        await self._sql.run(lambda db: db.execute(gone).close())
+
+    async def backlog(self, sink: str) -> tuple[int, float | None]:
+        """How many events wait for `sink`, at most `COUNTED_MAX` are counted; and when the oldest happened."""
+        some = sa.select(tables.outbox.c.at).where(tables.outbox.c.sink == sink)
+        some = some.order_by(tables.outbox.c.seq).limit(COUNTED_MAX)
+        rows = some.subquery()
+
+        def work(db: Connection) -> tuple[int, float | None]:
+            count, oldest = db.execute(sa.select(sa.func.count(), sa.func.min(rows.c.at)).select_from(rows)).one()
+            return int(count), oldest
+
+        return await self._sql.read(work)
+
+
+def _add(db: Connection, receipts: Sequence[Receipt], sinks: Sequence[str], source: str) -> None:
+    rows = [receipt_row(receipt) for receipt in receipts]
+    if not rows:
+        return
+    adding = insert(db, tables.ledger).on_conflict_do_nothing(index_elements=["id"])
+    if not sinks:
+        db.execute(adding, rows)
+        return
+    # Only of those that are new: events of the others may have been published and be gone.
+    new = set(db.execute(adding.returning(tables.ledger.c.id), rows).scalars())
+    events = {receipt.id: usage_event(receipt, source) for receipt in receipts if receipt.id in new}
+    _enqueue(db, list(events.values()), sinks)
+
+
+def _enqueue(db: Connection, events: Sequence[Event], sinks: Sequence[str]) -> None:
+    rows = [
+        {
+            "sink": sink,
+            "event_id": event.message.id,
+            "key": _text(event.message.key),
+            "body": event.message.body,
+            "at": event.at,
+        }
+        for event in events
+        for sink in sinks
+    ]
+    if rows:
+        db.execute(insert(db, tables.outbox).on_conflict_do_nothing(index_elements=["sink", "event_id"]), rows)
 
 
 def receipt_row(receipt: Receipt) -> dict[str, Any]:

@@ -53,3 +53,20 @@ ledger_offsets = sa.Table(
     sa.Column("position", sa.BigInteger, nullable=False),
 )
 """How many bytes of each local log are in `ledger`; moved in the transaction that adds the rows."""
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("sink", sa.Text, nullable=False),
+    sa.Column("event_id", sa.Text, nullable=False),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("at", TIME, nullable=False),
+    sa.Column("claimed_by", sa.Text),
+    sa.Column("claimed_until", TIME),
+    sa.UniqueConstraint("sink", "event_id", name="outbox_once"),
+    sa.Index("outbox_by_sink", "sink", "seq"),
+    sqlite_autoincrement=True,  # else numbers of rows that are gone come again, and removing them twice removes others
+)
+"""Events that a broker has not acknowledged yet, a row per sink; added in the transaction that adds their receipts."""

@@ -1,0 +1,1 @@
+"""Message brokers: NATS JetStream and Kafka behind `core.bus.Bus`."""
