@@ -2,7 +2,7 @@
 
 `Adaptive` follows two ideas: TCP Vegas (Brakmo, O'Malley, Peterson, SIGCOMM 1994), that latency above that of an
 unloaded path is queueing at the other end, and the gradient limits of Netflix's concurrency-limits, that the limit
-moves with the ratio of the two. What is its own: a window of calls is judged by its median with the median's own
+moves with the ratio of the two. What is its own: a window of calls is judged by its mean with the mean's own
 uncertainty, calls of different kinds have baselines of their own, and a cut is computed from the calls in flight when
 the window's calls began, so it acts however far above the limit starts, and repeating it does no harm.
 
@@ -19,13 +19,16 @@ KINDS_MAX = 16
 """Kinds with a baseline of their own; further ones share one."""
 _OTHERS = "others"
 _WINDOW_LEAST, _WINDOW_ENOUGH, _WINDOW_MOST = 12, 64, 1_000
-_LASTING = 1.5
+_LASTING = 2.0
 _SURE = 3.0
-"""Standard errors by which a median must be off before it counts."""
+"""Standard errors by which a mean must be off before it counts."""
 _USED = 0.75
 """A limit grows only while at least this much of it is used."""
 _CUT_MOST = 0.25
 """What one window's verdict leaves of the calls in flight, at least."""
+_HELPED = 0.75
+"""A cut has helped where latency has come down to this much of what it was."""
+_STREAK_MOST = 4
 _DROP = 0.8
 _DROP_EVERY_S = 1.0
 """Drops within this time of each other are one event."""
@@ -78,7 +81,7 @@ class Fixed:
 class _Reading(Struct, frozen=True):
     """What one window says."""
 
-    median: float
+    latency: float
     ratio: float
     in_flight: float
     slow: bool
@@ -86,53 +89,66 @@ class _Reading(Struct, frozen=True):
 
 
 class _Window:
-    """Latencies of one kind, and the calls in flight when each began.
+    """The latencies of one kind of call, and the calls in flight when each began.
 
-    It is full when it has enough calls and has lasted `lasting` times the given latency: of calls that begin together
-    the first to end are the quick ones.
+    It is full when it has enough calls and has lasted for some latencies: of calls that begin together the first to
+    end are the quick ones.
     """
 
-    __slots__ = ("_began", "_in_flight", "_latencies", "_sum")
+    __slots__ = ("_began", "_in_flight", "_logs", "_squares", "count")
 
     def __init__(self) -> None:
-        self._latencies: list[float] = []
-        self._in_flight: list[int] = []
-        self._sum = 0.0
+        self.count = 0
         self._began = 0.0
+        self._logs = self._squares = 0.0
+        self._in_flight = 0
 
     def add(self, latency_s: float, in_flight: int, now: float) -> None:
-        if not self._latencies:
+        if not self.count:
             self._began = now
-        self._latencies.append(latency_s)
-        self._in_flight.append(in_flight)
-        self._sum += latency_s
+        self.count += 1
+        log = math.log(latency_s)
+        self._logs += log
+        self._squares += log * log
+        self._in_flight += in_flight
 
     def full(self, size: int, now: float, latency_s: float) -> bool:
-        count = len(self._latencies)
-        if count < size:
+        if self.count < size:
             return False
-        return now - self._began >= _LASTING * min(latency_s, self._sum / count) or count >= _WINDOW_MOST
+        return now - self._began >= _LASTING * latency_s or self.count >= _WINDOW_MOST
 
     @property
     def in_flight(self) -> float:
-        return sum(self._in_flight) / len(self._in_flight)
+        return self._in_flight / self.count
 
-    def median(self) -> tuple[float, float]:
-        """With its standard error, in logarithms as latencies are skewed, from the spread of the middle half."""
-        values = sorted(self._latencies)
-        count = len(values)
-        spread = math.log(values[3 * count // 4] / values[count // 4]) / 1.35
-        return values[count // 2], 1.25 * spread / math.sqrt(count)
+    def latency(self) -> tuple[float, float]:
+        """The geometric mean (latencies are skewed) and the standard error of its logarithm."""
+        mean = self._logs / self.count
+        variance = max(0.0, self._squares / self.count - mean * mean)
+        return math.exp(mean), math.sqrt(variance / self.count)
 
-    def least_loaded(self, now: float) -> float | None:
-        """The median latency of the quarter that began with the fewest in flight; None before most of them ended."""
-        count = len(self._latencies)
-        if count < _WINDOW_LEAST or count % _WINDOW_LEAST:
+
+class _Learning:
+    """The first calls of a kind: what they took that began with the fewest in flight is the first baseline."""
+
+    __slots__ = ("_began", "_calls")
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[int, float]] = []
+        self._began = 0.0
+
+    def add(self, latency_s: float, in_flight: int, now: float) -> float | None:
+        """The baseline, once most calls that began at first have ended."""
+        if not self._calls:
+            self._began = now
+        self._calls.append((in_flight, math.log(latency_s)))
+        count = len(self._calls)
+        if count % _WINDOW_LEAST:
             return None
-        order = sorted(range(count), key=self._in_flight.__getitem__)
-        quarter = sorted(self._latencies[place] for place in order[: max(_WINDOW_LEAST, count // 4)])
-        median = quarter[len(quarter) // 2]
-        return median if now - self._began >= 2 * median or count >= _WINDOW_MOST else None
+        few = sorted(in_flight for in_flight, _ in self._calls)[max(_WINDOW_LEAST, count // 4) - 1]
+        quarter = [log for in_flight, log in self._calls if in_flight <= few]
+        latency = math.exp(sum(quarter) / len(quarter))
+        return latency if now - self._began >= 3 * latency or count >= _WINDOW_MOST else None
 
 
 class _Signal:
@@ -140,6 +156,8 @@ class _Signal:
 
     def __init__(self, tolerance: float) -> None:
         self._tolerance = tolerance
+        self._learning: _Learning | None = _Learning()
+        self._windows = 1
         self._window = _Window()
         self._dip: _Window | None = None
         self._dip_level = 0
@@ -158,30 +176,32 @@ class _Signal:
 
     def add(self, latency_s: float, in_flight: int, now: float, size: int) -> _Reading | None:
         """What the window says, where this call was its last."""
-        if self._dip is not None and in_flight <= self._dip_level:
-            self._dip.add(latency_s, in_flight, now)
-            if self._dip.full(_WINDOW_LEAST, now, math.inf):
-                self.baseline = self._dip.median()[0]
-                self._dip = None
-        self._window.add(latency_s, in_flight, now)
-        if self.baseline == math.inf:
-            first = self._window.least_loaded(now)
+        if self._learning is not None:
+            first = self._learning.add(latency_s, in_flight, now)
             if first is not None:
                 self.baseline = first
-                self._window = _Window()
+                self._learning = None
             return None
+        if self._dip is not None and in_flight <= self._dip_level:
+            self._dip.add(latency_s, in_flight, now)
+            if self._dip.full(_WINDOW_LEAST, now, self.baseline):
+                self.baseline = self._dip.latency()[0]
+                self._dip = None
+        self._window.add(latency_s, in_flight, now)
         if not self._window.full(size, now, self.baseline):
             return None
         window, self._window = self._window, _Window()
-        median, error = window.median()
-        at_most = median * math.exp(2 * error)
+        latency, error = window.latency()
+        at_most = latency * math.exp(2 * error)
         if at_most < self.baseline:
             self.baseline = at_most
-        elif median > self.baseline:
-            self.baseline += _RISE * (median - self.baseline)
-        ratio = median / self.baseline
+        ratio = latency / self.baseline
         slow = ratio > self._tolerance and math.log(ratio) > _SURE * error
-        return _Reading(median, ratio, window.in_flight, slow)
+        if ratio > 1:
+            # What was learned from few calls is soon mended by more.
+            self._windows += 1
+            self.baseline += (_RISE if slow else max(_RISE, 1 / self._windows)) * (latency - self.baseline)
+        return _Reading(latency, ratio, window.in_flight, slow)
 
 
 class Adaptive:
@@ -196,7 +216,9 @@ class Adaptive:
         self._limit = float(min(settings.max, max(settings.min, settings.initial)))
         self._signals: dict[str, _Signal] = {}
         self._episode: tuple[float, float] | None = None
-        """Where cutting began: calls in flight, and the median latency."""
+        """Where cutting last helped: calls in flight, and the latency."""
+        self._streak = 0
+        """Windows in a row after which the limit has grown: each step is larger than the last."""
         self._dropped_at = -math.inf
         self._found = False
         """Whether latency has set the limit."""
@@ -219,6 +241,8 @@ class Adaptive:
         signal = self._signals.get(kind)
         if signal is None:
             signal = self._signals[kind] = _Signal(self.settings.tolerance)
+        if in_flight > self.limit:
+            return  # it began before the last cut: of such calls those that end now are the slow ones
         reading = signal.add(latency_s, in_flight, now, min(_WINDOW_ENOUGH, max(_WINDOW_LEAST, self.limit)))
         if reading is not None:
             self._windows += 1
@@ -242,7 +266,9 @@ class Adaptive:
             return
         signal.suspect = False
         self._episode = None
-        if self._dipping is not None or reading.in_flight < _USED * self._limit:
+        if reading.ratio >= (1 + self.settings.tolerance) / 2:
+            self._streak = 0
+        if self._dipping is not None or reading.in_flight < _USED * int(self._limit):
             return
         if self._found and self._windows >= _DIP_EVERY and self._limit > self.settings.min:
             self._windows = 0
@@ -250,16 +276,18 @@ class Adaptive:
             self._dipping, self._before = signal, signal.baseline
             signal.dip(self._level)
         elif reading.ratio < (1 + self.settings.tolerance) / 2:
-            self._set(self._limit + max(1.0, math.sqrt(self._limit)))
+            self._streak = min(self._streak + 1, _STREAK_MOST)
+            self._set(self._limit + self._streak * max(1.0, math.sqrt(self._limit)))
             self._found = self._found and self._limit < self.settings.max
 
     def _cut(self, signal: _Signal, reading: _Reading) -> None:
-        if self._episode is None:
-            self._episode = (reading.in_flight, reading.median)
-        began_at, began_with = self._episode
-        if reading.in_flight <= max(self.settings.min, began_at / 2) and reading.median > 0.75 * began_with:
+        self._streak = 0
+        if self._episode is None or reading.latency < _HELPED * self._episode[1]:
+            self._episode = (reading.in_flight, reading.latency)
+        began_at, _ = self._episode
+        if reading.in_flight <= max(self.settings.min, began_at / 2):
             # Half the calls and still as slow: it is not our queue. The backend has become slower for good.
-            signal.baseline = reading.median
+            signal.baseline = reading.latency
             self._episode = None
             self._set(max(self._limit, began_at))
             return
