@@ -61,6 +61,7 @@ WHO_MAY = {
     ("GET", "/admin/keys/{id}"): "admin",
     ("DELETE", "/admin/keys/{id}"): "admin",
     ("GET", "/admin/usage"): "admin",
+    ("GET", "/admin/ledger/export"): "admin",
     ("GET", "/livez"): None,
     ("GET", "/readyz"): None,
     ("GET", "/metrics"): None,
