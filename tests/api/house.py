@@ -12,6 +12,7 @@ from typing import Any
 import uvloop
 
 from headgate.api.build import build
+from headgate.api.runs import Runs
 from headgate.api.server import Server
 from headgate.api.services import RefusedRequest, Services
 from headgate.api.settings import ServerSettings
@@ -26,6 +27,7 @@ from headgate.core.reply import Reply
 from headgate.core.target import RouteTable
 from headgate.core.usage import Receipt, Usage
 from headgate.ledger.accounts.questions import UsageQuery, UsageRow
+from headgate.ledger.idempotency.ask import Ask, Found, IdempotencySettings, Kept, reused, too_large
 from headgate.tenancy.keyring import CreatedKey, KeyRecord, KeySpec
 from headgate.tenancy.records import Actor
 
@@ -76,6 +78,13 @@ class Gateway:
             reply.own(stream.aclose)
         return reply
 
+    async def replay(self, call: Call) -> Reply:
+        Auth().check(call.credential, "inference")
+        reply = CountedReply()
+        reply.headers.extend(self.headers)
+        self.replies.append(reply)
+        return reply
+
     async def _watched(self, stream: AsyncIterator[Event | bytes]) -> Any:
         try:
             async for item in stream:
@@ -108,6 +117,34 @@ class Auth:
         if scope == "admin" and credential != ADMIN:
             raise Forbidden("This key may not use admin endpoints.")
         return Principal(credential, "default", frozenset([scope]))
+
+
+class Turns:
+    """As the database would: what stands under each slot."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, tuple[Ask, Kept | None]] = {}
+
+    async def take(self, ask: Ask) -> Found:
+        found = await self.look(ask)
+        if found == "gone":
+            self.kept[ask.slot] = (ask, None)
+            return "mine"
+        return found
+
+    async def look(self, ask: Ask) -> Found:
+        theirs, kept = self.kept.get(ask.slot, (ask, None))
+        if theirs.fingerprint != ask.fingerprint:
+            raise reused()
+        if kept is not None and kept.content is None:
+            raise too_large()
+        return kept or ("elsewhere" if ask.slot in self.kept else "gone")
+
+    async def finish(self, ask: Ask, kept: Kept) -> None:
+        self.kept[ask.slot] = (ask, kept)
+
+    async def release(self, ask: Ask) -> None:
+        del self.kept[ask.slot]
 
 
 class Keys:
@@ -160,6 +197,9 @@ class House:
         self.gateway = Gateway()
         self.gateway.answers["hello"] = words("Hel", "lo")
         self.keys = Keys()
+        self.turns = Turns()
+        self.idempotent: list[str] = []
+        self.runs = Runs(self.turns, IdempotencySettings(answer_mb=0.125), self.idempotent.append)
         self.tenancy: Any = None
         """Where a test asks the organization's endpoints, it brings one."""
         self.bugs: list[tuple[str, BaseException]] = []
@@ -200,6 +240,7 @@ class House:
         self._started.set()
         await self._stop.wait()
         await self.server.stop()
+        await self.runs.aclose()
 
     def _services(self) -> Services:
         clock = SystemClock()
@@ -209,6 +250,7 @@ class House:
             routes=lambda: RouteTable(1, {}),
             visible_models=lambda _: [ModelInfo("hello", 5, "headgate"), ModelInfo("org/model", 6, "org")],
             keys=self.keys,
+            runs=self.runs,
             tenancy=self.tenancy,
             accounts=self.accounts,
             ready=lambda: self.ready,

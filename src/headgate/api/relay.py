@@ -1,8 +1,8 @@
 """From a reply to the client: frames as they come, comment lines while nothing comes, memory bounded by the sink."""
 
 import asyncio
+from typing import Protocol
 
-from headgate.api.http import Sink
 from headgate.api.wire.encoding import Encoder, Fold
 from headgate.core.errors import Bug
 from headgate.core.events import Finish, Stream
@@ -13,12 +13,21 @@ BURST = 32
 """Items of one stream in a row, before everybody else's turn: a stream that never waits must not hold the loop."""
 
 
+class Pen(Protocol):
+    """What an answer is written with: the sink of a connection, or a recording."""
+
+    async def write(self, data: bytes) -> None: ...
+
+    def nudge(self, data: bytes) -> None:
+        """Writes `data` if that needs no waiting, else drops it."""
+
+
 class Heartbeat:
     """A timer that writes a comment line where nothing was written for `every` seconds. Never inside a frame."""
 
     __slots__ = ("_every", "_loop", "_sink", "_timer", "last")
 
-    def __init__(self, sink: Sink, every: float) -> None:
+    def __init__(self, sink: Pen, every: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._sink = sink
         self._every = every
@@ -41,7 +50,7 @@ class Heartbeat:
         self._timer.cancel()
 
 
-async def relay(stream: Stream, encoder: Encoder, sink: Sink, heartbeat_s: float) -> bytes:
+async def relay(stream: Stream, encoder: Encoder, sink: Pen, heartbeat_s: float) -> bytes:
     """Passes a stream on, one write per item. Gives the last frame, for after the reply is closed.
 
     Raises what the stream raises. Items that are frames already pass untouched, and the events beside them are not

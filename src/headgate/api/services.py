@@ -5,6 +5,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from headgate.api.runs import Runs
 from headgate.core.call import Call
 from headgate.core.clock import Clock
 from headgate.core.ids import Ids
@@ -21,6 +22,9 @@ from headgate.tenancy.tenancy import Tenancy
 class Gateway(Protocol):
     async def handle(self, call: Call) -> Reply:
         """Raises `HeadgateError` before the first byte. The caller closes the reply."""
+
+    async def replay(self, call: Call) -> Reply:
+        """Admits a call whose answer is there already, without cost: an empty reply. The caller closes it."""
 
 
 class Auth(Protocol):
@@ -58,6 +62,7 @@ class Services(Struct, frozen=True, kw_only=True):
     routes: Callable[[], RouteTable]
     visible_models: Callable[[Principal], Sequence[ModelInfo]]
     keys: Keys
+    runs: Runs
     tenancy: Tenancy
     accounts: Answers
     ready: Callable[[], tuple[bool, dict[str, object]]]

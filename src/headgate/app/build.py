@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 import headgate
+from headgate.api.runs import Runs
 from headgate.api.services import RefusedRequest, Services
 from headgate.app.config import EMBEDDED, Config, Environment
 from headgate.app.fleet import Fleet
@@ -29,6 +30,8 @@ from headgate.core.tasks import Tasks
 from headgate.ledger import store as ledger_store
 from headgate.ledger.accounts import store as accounts_store
 from headgate.ledger.accounts.questions import Accounts
+from headgate.ledger.idempotency import store as idempotency_store
+from headgate.ledger.idempotency.turns import Turns
 from headgate.ledger.journal import Journal
 from headgate.ledger.prices import BUNDLED_BOOK, PriceTable, read_book
 from headgate.ledger.recovery import recover
@@ -60,6 +63,7 @@ class Parts:
     path: Pathway
     keys: Keys
     accounts: Accounts
+    runs: Runs
     fleet: Fleet
     inference: Inference | None
     readiness: Readiness
@@ -142,17 +146,22 @@ async def build(
         watch(path, meter)
         _watch_gauges(metrics, shipper, journal)
         _watch_backends(metrics, fleet, inference)
+        turns = Turns(idempotency_store.Store(sql, home.instance(), ids.new("boot")), config.idempotency, clock, log)
+        runs = Runs(turns, config.idempotency, metrics.idempotent)
         stack.push_async_callback(tasks.aclose)
+        stack.push_async_callback(runs.aclose)
         for work, name in (
             (shipper.run(), "ledger shipper"),
             (keys.watch(rng), "keys watcher"),
+            (turns.run(), "idempotency keys"),
             (path.seeds.run(), "budget accounts"),
             (fleet.keep_fresh(), "model lists"),
         ):
             keep(tasks, work, name, log)
         yield Parts(
-            gateway, path, keys, accounts, fleet, inference, readiness, shipper, meter, metrics, ids, clock, log, tasks
-        )
+            gateway, path, keys, accounts, runs, fleet, inference, readiness, shipper, meter, metrics, ids, clock, log,
+            tasks,
+        )  # fmt: skip
 
 
 def services(parts: Parts) -> Services:
@@ -164,6 +173,7 @@ def services(parts: Parts) -> Services:
         routes=lambda: gateway.routes,
         visible_models=lambda principal: _models_of(gateway.routes, principal),
         keys=parts.keys,
+        runs=parts.runs,
         tenancy=Tenancy(parts.keys),
         accounts=parts.accounts,
         ready=parts.readiness,

@@ -115,7 +115,10 @@ class _Run:
         self._log.event(
             names.SERVER_DRAINING, calls=parts.gateway.admission.gate.active, grace_s=self._config.server.grace_s
         )
+        began = self._clock.monotonic()
         await server.stop()
+        left = self._config.server.grace_s - (self._clock.monotonic() - began)
+        await parts.runs.aclose(max(0.0, left))  # calls with an Idempotency-Key go on when their callers have left
 
     def _load_again(self) -> Config:
         return with_options(load(find_file(self._options.config)), self._options)

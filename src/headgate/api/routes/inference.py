@@ -1,9 +1,12 @@
 """What chat, completions and embeddings share: a call is read, handed on, and its reply sent."""
 
 from collections.abc import Callable
+from functools import partial
 
 from headgate.api.exchange import JSON, STREAM, Exchange
-from headgate.api.relay import fold, relay
+from headgate.api.once import answer_once
+from headgate.api.relay import Pen, fold, relay
+from headgate.api.services import Services
 from headgate.api.wire.calls import Head, read_head
 from headgate.api.wire.encoding import DONE, Encoder, Fold
 from headgate.core.call import Call
@@ -33,6 +36,9 @@ class Shape:
 async def answer(exchange: Exchange, shape: Shape) -> None:
     """Raises `HeadgateError`; the reply is closed exactly once in every case, before the answer's last byte."""
     call = await _read(exchange, shape.read)
+    if call.idempotency_key is not None:
+        await answer_once(exchange, call, partial(_produce, exchange.services, exchange.settings.heartbeat_s, shape))
+        return
     exchange.called = True
     reply = await exchange.services.gateway.handle(call)
     reason: HeadgateError | None = None
@@ -66,11 +72,18 @@ async def _read(exchange: Exchange, read: Read) -> Call:
 
 async def _send(exchange: Exchange, shape: Shape, call: Call, reply: Reply) -> bytes:
     """Everything but the last bytes, which are given back."""
+    if call.stream:
+        exchange.sink.start(reply.status, exchange.headers(*STREAM, *reply.headers))
+        exchange.streaming = True
+    return await _produce(exchange.services, exchange.settings.heartbeat_s, shape, call, reply, exchange.sink)
+
+
+async def _produce(services: Services, heartbeat_s: float, shape: Shape, call: Call, reply: Reply, pen: Pen) -> bytes:
+    """Encodes a reply; all but the last bytes are written, those are given back."""
     if not call.stream and reply.body is not None:
         return reply.body
     if reply.stream is None or shape.encoder is None or shape.fold is None:
         raise Bug("The reply is not of the kind that was asked for.")
-    services = exchange.services
     identity = (
         shape.prefix + call.id.partition("_")[2],
         int(services.clock.now()),
@@ -79,7 +92,4 @@ async def _send(exchange: Exchange, shape: Shape, call: Call, reply: Reply) -> b
     )
     if not call.stream:
         return await fold(reply.stream, shape.fold(*identity))
-    exchange.sink.start(reply.status, exchange.headers(*STREAM, *reply.headers))
-    exchange.streaming = True
-    tail = await relay(reply.stream, shape.encoder(*identity), exchange.sink, exchange.settings.heartbeat_s)
-    return tail + DONE
+    return await relay(reply.stream, shape.encoder(*identity), pen, heartbeat_s) + DONE

@@ -1,0 +1,1 @@
+"""Idempotency keys: which calls were begun under which key, and the answers that are kept for them."""
