@@ -83,8 +83,9 @@ class Metrics:
         self._events_failed = cache(
             Counter(names.EVENTS_FAILURES, "Batches that a sink did not take whole.", ["sink"], registry=r).labels
         )
-        about = "Calls with an Idempotency-Key, by what became of them."
-        self._idempotent = cache(Counter(names.IDEMPOTENT_CALLS, about, ["result"], registry=r).labels)
+        self._alone = cache(
+            Counter(names.LIMITS_ALONE, "Calls judged without the store of limits.", ["policy"], registry=r).labels
+        )
         self._bugs = Counter(names.BUGS, "Faults of ours that a caller saw as 500.", registry=r)
         self._budget_alerts = cache(
             Counter(
@@ -136,9 +137,9 @@ class Metrics:
     def events_failed(self, sink: str) -> None:
         self._events_failed(sink).inc()
 
-    def idempotent(self, result: str) -> None:
-        """`first`, `joined`, `replayed`, or the code of the conflict."""
-        self._idempotent(result).inc()
+    def judged_alone(self, policy: str) -> None:
+        """A call was judged by this policy, since the store of limits is away."""
+        self._alone(policy).inc()
 
     def bug(self) -> None:
         self._bugs.inc()
