@@ -3,7 +3,7 @@
 import asyncio
 import random
 import traceback
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 import headgate
-from headgate.api.runs import Runs
 from headgate.api.services import RefusedRequest, Services
 from headgate.app.config import EMBEDDED, Config, Environment
 from headgate.app.fleet import Fleet
@@ -21,8 +20,10 @@ from headgate.app.inference import Inference
 from headgate.app.pathway import Pathway, pathway, settle_lost, watch
 from headgate.app.routes import visible_models
 from headgate.app.yamlfile import ConfigError
+from headgate.core.bus import PUBLISH_SECONDS
 from headgate.core.clock import Clock
 from headgate.core.ids import Ids
+from headgate.core.limiter import Limiter
 from headgate.core.ports import Backend, ModelInfo
 from headgate.core.principal import KeyTable, Principal
 from headgate.core.target import RouteTable
@@ -30,16 +31,18 @@ from headgate.core.tasks import Tasks
 from headgate.ledger import store as ledger_store
 from headgate.ledger.accounts import store as accounts_store
 from headgate.ledger.accounts.questions import Accounts
-from headgate.ledger.idempotency import store as idempotency_store
-from headgate.ledger.idempotency.turns import Turns
+from headgate.ledger.events import BudgetAlert, budget_event
 from headgate.ledger.journal import Journal
+from headgate.ledger.outbox import Outbox, Publisher, Sink
 from headgate.ledger.prices import BUNDLED_BOOK, PriceTable, read_book
 from headgate.ledger.recovery import recover
 from headgate.ledger.shipper import Shipper
 from headgate.ops.readiness import Readiness
+from headgate.pipeline.alerts import Alert
 from headgate.pipeline.auth import Auth, may_use
 from headgate.pipeline.gateway import Gateway
 from headgate.pipeline.meter import Meter
+from headgate.storage.bus.open import open_bus
 from headgate.storage.errors import StorageError
 from headgate.storage.limits.open import open_limiter
 from headgate.storage.sql.open import open_sql
@@ -51,6 +54,8 @@ from headgate.tenancy import store as tenancy_store
 from headgate.tenancy.keys import Keys
 from headgate.tenancy.tenancy import Tenancy
 
+Work = tuple[Coroutine[Any, Any, None], str]
+"""What runs as long as the server, and its name."""
 SHIP_SECONDS = 10.0
 """How long the last receipts may take to reach SQL at shutdown; what does not is shipped at the next start."""
 
@@ -63,7 +68,6 @@ class Parts:
     path: Pathway
     keys: Keys
     accounts: Accounts
-    runs: Runs
     fleet: Fleet
     inference: Inference | None
     readiness: Readiness
@@ -102,17 +106,18 @@ async def build(
 
         sql = await open_database(config, environment.home)
         stack.push_async_callback(sql.aclose)
-        store = ledger_store.Store(sql)
-        try:
-            limiter = open_limiter(config.storage.counters, clock)
-        except StorageError as error:
-            raise ConfigError(str(error)) from error
+        limiter = _open_limiter(config, clock)
         stack.push_async_callback(limiter.aclose)
 
-        journal = _open_journal(home.ledger)
+        instance = home.instance()
+        store = ledger_store.Store(sql, [sink.name for sink in config.events], f"/headgate/{instance}")
+        publishers = await stack.enter_async_context(
+            _publishing(config, environment, lambda sink: Publisher(sink, store, instance, clock, rng, log, metrics))
+        )
+        journal = _open_journal(home.ledger, config)
         stack.callback(journal.close)
-        settle_lost(limiter, await asyncio.to_thread(recover, journal))
-        shipper = Shipper(journal, store, home.instance(), clock, log)
+        await _recover(journal, limiter, log)
+        shipper = Shipper(journal, store, instance, clock, log)
         stack.push_async_callback(shipper.finish, SHIP_SECONDS)
         accounts = Accounts(accounts_store.Store(sql), shipper.flush)
 
@@ -134,34 +139,22 @@ async def build(
         gateway.usable = fleet.health.usable
 
         readiness = Readiness()
-        inference = None
-        if config.engine.enabled:
-            inference = Inference(config.engine, clock, ids, log)
+        inference = Inference(config.engine, clock, ids, log) if config.engine.enabled else None
+        if inference is not None:
             stack.push_async_callback(inference.aclose)
-            inference.launch()
-            fleet.add_own(EMBEDDED, inference.models, inference.backend)
-            readiness.require(EMBEDDED, inference.ready)
+            _launch(inference, fleet, readiness)
         await fleet.apply(config)
 
         watch(path, meter)
         _watch_gauges(metrics, shipper, journal)
         _watch_backends(metrics, fleet, inference)
-        turns = Turns(idempotency_store.Store(sql, home.instance(), ids.new("boot")), config.idempotency, clock, log)
-        runs = Runs(turns, config.idempotency, metrics.idempotent)
+        _watch_events(metrics, publishers)
         stack.push_async_callback(tasks.aclose)
-        stack.push_async_callback(runs.aclose)
-        for work, name in (
-            (shipper.run(), "ledger shipper"),
-            (keys.watch(rng), "keys watcher"),
-            (turns.run(), "idempotency keys"),
-            (path.seeds.run(), "budget accounts"),
-            (fleet.keep_fresh(), "model lists"),
-        ):
+        for work, name in (*_upkeep(shipper, keys, path, fleet, rng), *_carrying(publishers, path, store, clock)):
             keep(tasks, work, name, log)
         yield Parts(
-            gateway, path, keys, accounts, runs, fleet, inference, readiness, shipper, meter, metrics, ids, clock, log,
-            tasks,
-        )  # fmt: skip
+            gateway, path, keys, accounts, fleet, inference, readiness, shipper, meter, metrics, ids, clock, log, tasks
+        )
 
 
 def services(parts: Parts) -> Services:
@@ -173,7 +166,6 @@ def services(parts: Parts) -> Services:
         routes=lambda: gateway.routes,
         visible_models=lambda principal: _models_of(gateway.routes, principal),
         keys=parts.keys,
-        runs=parts.runs,
         tenancy=Tenancy(parts.keys),
         accounts=parts.accounts,
         ready=parts.readiness,
@@ -197,13 +189,76 @@ def keep(tasks: Tasks, work: Coroutine[Any, Any, None], name: str, log: Log) -> 
     tasks.spawn(work, name).add_done_callback(ended)
 
 
-def _open_journal(folder: Path) -> Journal:
+def _open_limiter(config: Config, clock: Clock) -> Limiter:
     try:
-        return Journal(folder)
+        return open_limiter(config.storage.counters, clock)
+    except StorageError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _open_journal(folder: Path, config: Config) -> Journal:
+    try:
+        return Journal(folder, settings=config.ledger)
     except OSError as error:
         raise ConfigError(
             f"{folder}: the usage ledger cannot be written: {error.strerror}. Free some space, or mend its permissions."
         ) from error
+
+
+async def _recover(journal: Journal, limiter: Limiter, log: Log) -> None:
+    """What the process before this one had begun and not ended gets its entries and is settled."""
+    found = await asyncio.to_thread(recover, journal)
+    settle_lost(limiter, found)
+    if found:
+        log.event(names.LEDGER_RECOVERED, "warning", attempts=len(found))
+
+
+@asynccontextmanager
+async def _publishing(
+    config: Config, environment: Environment, make: Callable[[Sink], Publisher]
+) -> AsyncIterator[list[Publisher]]:
+    """The configured sinks' publishers, which at the end publish what the last receipts left to tell."""
+    async with AsyncExitStack() as stack:
+        publishers = []
+        for settings in config.events:
+            try:
+                bus = open_bus(settings, environment.variables)
+            except StorageError as error:
+                raise ConfigError(str(error)) from error
+            stack.push_async_callback(bus.aclose)
+            publisher = make(Sink(settings.name, bus))
+            stack.push_async_callback(publisher.finish, PUBLISH_SECONDS)
+            publishers.append(publisher)
+        yield publishers
+
+
+def _upkeep(shipper: Shipper, keys: Keys, path: Pathway, fleet: Fleet, rng: random.Random) -> list[Work]:
+    return [
+        (shipper.run(), "ledger shipper"),
+        (keys.watch(rng), "keys watcher"),
+        (path.seeds.run(), "budget accounts"),
+        (fleet.keep_fresh(), "model lists"),
+    ]
+
+
+def _carrying(publishers: Sequence[Publisher], path: Pathway, store: ledger_store.Store, clock: Clock) -> list[Work]:
+    """Where there are sinks, they are told of budgets too."""
+    if not publishers:
+        return []
+    outbox = Outbox(store, clock)
+
+    def tell(alert: Alert) -> None:
+        outbox.tell(budget_event(BudgetAlert(**msgspec.structs.asdict(alert)), store.source, clock.now()))
+
+    path.alerts.tell = tell
+    publishing = [(publisher.run(), f"events to {publisher.sink}") for publisher in publishers]
+    return [*publishing, (outbox.run(), "budget events")]
+
+
+def _launch(inference: Inference, fleet: Fleet, readiness: Readiness) -> None:
+    inference.launch()
+    fleet.add_own(EMBEDDED, inference.models, inference.backend)
+    readiness.require(EMBEDDED, inference.ready)
 
 
 def _swap_keys(auth: Auth, table: KeyTable) -> None:
@@ -233,3 +288,11 @@ def _watch_backends(metrics: Metrics, fleet: Fleet, inference: Inference | None)
 def _watch_gauges(metrics: Metrics, shipper: Shipper, journal: Journal) -> None:
     metrics.watch(names.LEDGER_UNSHIPPED, "Bytes of receipts not yet in SQL.", shipper.unshipped)
     metrics.watch(names.LEDGER_LOST, "Receipts given up while the disk took none.", lambda: journal.lost)
+
+
+def _watch_events(metrics: Metrics, publishers: Sequence[Publisher]) -> None:
+    def each(read: Callable[[Publisher], float]) -> Callable[[], dict[str, float]]:
+        return lambda: {publisher.sink: read(publisher) for publisher in publishers}
+
+    metrics.watch_each(names.EVENTS_WAITING, "Events that a sink has not taken yet.", "sink", each(lambda p: p.waiting))
+    metrics.watch_each(names.EVENTS_AGE, "Age of the oldest of them.", "sink", each(lambda p: p.age_s()))

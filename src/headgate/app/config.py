@@ -16,9 +16,10 @@ from headgate.api.settings import ServerSettings
 from headgate.app.yamlfile import ConfigError, YamlFile
 from headgate.backends.catalog import BackendSettings
 from headgate.backends.providers import LOCAL_SERVERS, PROVIDERS
+from headgate.core.bus import BusSettings, NatsSettings
 from headgate.core.target import Target
 from headgate.engine.settings import EngineSettings
-from headgate.ledger.idempotency.ask import IdempotencySettings
+from headgate.ledger.journal import LedgerSettings
 from headgate.pipeline.admission import AdmissionSettings
 from headgate.pipeline.capacity import AdaptiveSettings
 from headgate.pipeline.retry_budget import RetrySettings
@@ -81,10 +82,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     retries: RetrySettings = RetrySettings()
     capacity: AdaptiveSettings = AdaptiveSettings()
     """How the concurrency of backends without a fixed one is found."""
-    idempotency: IdempotencySettings = IdempotencySettings()
     engine: EngineConfig = EngineConfig()
     backends: tuple[BackendSettings, ...] = ()
     routes: tuple[RouteSettings, ...] = ()
+    ledger: LedgerSettings = LedgerSettings()
+    events: tuple[BusSettings, ...] = ()
+    """Brokers that are told of every entry of the ledger."""
     discover: bool = True
     """Add every provider whose key is in the environment and every local model server found on its usual port."""
     prices: str | None = None
@@ -146,6 +149,7 @@ def _check(config: Config, file: YamlFile) -> None:
         known.add(EMBEDDED)
     if config.discover:
         known |= {*PROVIDERS, *LOCAL_SERVERS}
+    _check_events(config, file)
     models: set[str] = set()
     for place, route in enumerate(config.routes):
         line = file.line_of(("routes", place))
@@ -162,6 +166,15 @@ def _check(config: Config, file: YamlFile) -> None:
                     )
         if all(target.weight == 0 for target in route.targets):
             raise ConfigError(f"{file.path}:{line}: every target of '{route.model}' has weight 0. Raise one.")
+
+
+def _check_events(config: Config, file: YamlFile) -> None:
+    seen: set[str] = set()
+    for place, sink in enumerate(config.events):
+        if sink.name in seen:
+            line = file.line_of(("events", place))
+            raise ConfigError(f"{file.path}:{line}: two events sinks are named '{sink.name}'. Give one another name.")
+        seen.add(sink.name)
 
 
 def _check_backends(config: Config, file: YamlFile) -> set[str]:
@@ -207,6 +220,10 @@ def show(config: Config) -> dict[str, Any]:
                 query={name: HIDDEN if _SECRET.search(name) else value for name, value in backend.query.items()},
             )
             for backend in config.backends
+        ),
+        events=tuple(
+            structs.replace(sink, url=_without_password(sink.url)) if isinstance(sink, NatsSettings) else sink
+            for sink in config.events
         ),
     )
     plain: dict[str, Any] = msgspec.to_builtins(hidden)

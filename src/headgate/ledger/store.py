@@ -38,7 +38,7 @@ class Store:
     def __init__(self, sql: Sql, sinks: Sequence[str] = (), source: str = "/headgate") -> None:
         self._sql = sql
         self._sinks = tuple(sinks)
-        self._source = source
+        self.source = source
 
     async def position(self, log: str) -> int:
         """How far a journal segment has been shipped, in bytes."""
@@ -53,7 +53,7 @@ class Store:
         """Adds receipts not yet there, the events about them, and moves the position, in one transaction."""
 
         def work(db: Connection) -> None:
-            _add(db, receipts, self._sinks, self._source)  # here: it would hold up the event loop
+            _add(db, receipts, self._sinks, self.source)  # here: it would hold up the event loop
             moved = insert(db, tables.ledger_offsets).values(log=log, position=position)
             db.execute(moved.on_conflict_do_update(index_elements=["log"], set_={"position": position}))
 
