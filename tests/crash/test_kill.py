@@ -112,8 +112,11 @@ def check(home: Path, config: str, seen: Seen, rows: Callable[[], Rows]) -> None
     done = Counter(call for _, call, _, outcome in found if outcome == "ok")
     assert max(done.values()) == 1
     assert sorted(id_ for id_ in seen.finished if done[id_] != 1) == []
-    kept = [json.loads(line)["id"] for path in home.glob("ledger/*.jsonl") for line in whole_lines(path)]
-    assert sorted(kept) == sorted(id_ for id_, *_ in found)
+    lines = [json.loads(line) for path in home.glob("ledger/*.jsonl") for line in whole_lines(path)]
+    assert sorted(line["id"] for line in lines if "id" in line) == sorted(id_ for id_, *_ in found)
+    # What left for an upstream is in the ledger, whatever became of the process: no opening without its receipt.
+    assert {line["opening"]["id"] for line in lines if "opening" in line} <= {id_ for id_, *_ in found}
+    assert seen.begun <= {call for _, call, _, _ in found}
 
 
 def whole_lines(path: Path) -> list[bytes]:
