@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 import headgate
+from headgate.api.runs import Runs
 from headgate.api.services import RefusedRequest, Services
 from headgate.app.config import EMBEDDED, Config, Environment
 from headgate.app.fleet import Fleet
@@ -32,6 +33,8 @@ from headgate.ledger import store as ledger_store
 from headgate.ledger.accounts import store as accounts_store
 from headgate.ledger.accounts.questions import Accounts
 from headgate.ledger.events import BudgetAlert, budget_event
+from headgate.ledger.idempotency import store as idempotency_store
+from headgate.ledger.idempotency.turns import Turns
 from headgate.ledger.journal import Journal
 from headgate.ledger.outbox import Outbox, Publisher, Sink
 from headgate.ledger.prices import BUNDLED_BOOK, PriceTable, read_book
@@ -68,6 +71,7 @@ class Parts:
     path: Pathway
     keys: Keys
     accounts: Accounts
+    runs: Runs
     fleet: Fleet
     inference: Inference | None
     readiness: Readiness
@@ -149,12 +153,19 @@ async def build(
         _watch_gauges(metrics, shipper, journal)
         _watch_backends(metrics, fleet, inference)
         _watch_events(metrics, publishers)
+        turns = Turns(idempotency_store.Store(sql, instance, ids.new("boot")), config.idempotency, clock, log)
+        runs = Runs(turns, config.idempotency, metrics.idempotent)
         stack.push_async_callback(tasks.aclose)
-        for work, name in (*_upkeep(shipper, keys, path, fleet, rng), *_carrying(publishers, path, store, clock)):
+        stack.push_async_callback(runs.aclose)
+        for work, name in (
+            *_upkeep(shipper, keys, turns, path, fleet, rng),
+            *_carrying(publishers, path, store, clock),
+        ):
             keep(tasks, work, name, log)
         yield Parts(
-            gateway, path, keys, accounts, fleet, inference, readiness, shipper, meter, metrics, ids, clock, log, tasks
-        )
+            gateway, path, keys, accounts, runs, fleet, inference, readiness, shipper, meter, metrics, ids, clock, log,
+            tasks,
+        )  # fmt: skip
 
 
 def services(parts: Parts) -> Services:
@@ -166,6 +177,7 @@ def services(parts: Parts) -> Services:
         routes=lambda: gateway.routes,
         visible_models=lambda principal: _models_of(gateway.routes, principal),
         keys=parts.keys,
+        runs=parts.runs,
         tenancy=Tenancy(parts.keys),
         accounts=parts.accounts,
         ready=parts.readiness,
@@ -232,10 +244,11 @@ async def _publishing(
         yield publishers
 
 
-def _upkeep(shipper: Shipper, keys: Keys, path: Pathway, fleet: Fleet, rng: random.Random) -> list[Work]:
+def _upkeep(shipper: Shipper, keys: Keys, turns: Turns, path: Pathway, fleet: Fleet, rng: random.Random) -> list[Work]:
     return [
         (shipper.run(), "ledger shipper"),
         (keys.watch(rng), "keys watcher"),
+        (turns.run(), "idempotency keys"),
         (path.seeds.run(), "budget accounts"),
         (fleet.keep_fresh(), "model lists"),
     ]

@@ -19,6 +19,7 @@ from headgate.backends.providers import LOCAL_SERVERS, PROVIDERS
 from headgate.core.bus import BusSettings, NatsSettings
 from headgate.core.target import Target
 from headgate.engine.settings import EngineSettings
+from headgate.ledger.idempotency.ask import IdempotencySettings
 from headgate.ledger.journal import LedgerSettings
 from headgate.pipeline.admission import AdmissionSettings
 from headgate.pipeline.capacity import AdaptiveSettings
@@ -82,6 +83,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     retries: RetrySettings = RetrySettings()
     capacity: AdaptiveSettings = AdaptiveSettings()
     """How the concurrency of backends without a fixed one is found."""
+    idempotency: IdempotencySettings = IdempotencySettings()
     engine: EngineConfig = EngineConfig()
     backends: tuple[BackendSettings, ...] = ()
     routes: tuple[RouteSettings, ...] = ()
