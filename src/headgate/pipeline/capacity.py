@@ -22,7 +22,7 @@ _WINDOW_LEAST, _WINDOW_ENOUGH, _WINDOW_MOST = 12, 64, 1_000
 _LASTING = 2.0
 _SURE = 3.0
 """Standard errors by which a mean must be off before it counts."""
-_USED = 0.75
+_USED = 0.9
 """A limit grows only while at least this much of it is used."""
 _CUT_MOST = 0.25
 """What one window's verdict leaves of the calls in flight, at least."""
@@ -84,6 +84,8 @@ class _Reading(Struct, frozen=True):
     latency: float
     ratio: float
     in_flight: float
+    """On average, and at most, when the window's calls began."""
+    peak: int
     slow: bool
     """Above the tolerance, and surely."""
 
@@ -95,13 +97,14 @@ class _Window:
     end are the quick ones.
     """
 
-    __slots__ = ("_began", "_in_flight", "_logs", "_squares", "count")
+    __slots__ = ("_began", "_in_flight", "_logs", "_squares", "count", "peak")
 
     def __init__(self) -> None:
         self.count = 0
         self._began = 0.0
         self._logs = self._squares = 0.0
         self._in_flight = 0
+        self.peak = 0
 
     def add(self, latency_s: float, in_flight: int, now: float) -> None:
         if not self.count:
@@ -111,6 +114,7 @@ class _Window:
         self._logs += log
         self._squares += log * log
         self._in_flight += in_flight
+        self.peak = max(self.peak, in_flight)
 
     def full(self, size: int, now: float, latency_s: float) -> bool:
         if self.count < size:
@@ -201,7 +205,7 @@ class _Signal:
             # What was learned from few calls is soon mended by more.
             self._windows += 1
             self.baseline += (_RISE if slow else max(_RISE, 1 / self._windows)) * (latency - self.baseline)
-        return _Reading(latency, ratio, window.in_flight, slow)
+        return _Reading(latency, ratio, window.in_flight, window.peak, slow)
 
 
 class Adaptive:
@@ -268,7 +272,7 @@ class Adaptive:
         self._episode = None
         if reading.ratio >= (1 + self.settings.tolerance) / 2:
             self._streak = 0
-        if self._dipping is not None or reading.in_flight < _USED * int(self._limit):
+        if self._dipping is not None or reading.peak < _USED * int(self._limit):
             return
         if self._found and self._windows >= _DIP_EVERY and self._limit > self.settings.min:
             self._windows = 0

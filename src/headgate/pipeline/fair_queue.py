@@ -245,9 +245,9 @@ class FairQueue(Generic[T]):
         tag = start + own.work / weight
         for name, other in each.waiting():
             if name != tenant and other.start <= tag:
-                # Those whose start tags lie before ours: the work that fits between, and the call that it begins.
+                # Those whose start tags lie before ours: the work that fits between, and half a call for rounding up.
                 mean = other.work / len(other.entries)
-                before = min(other.work, (tag - other.start) * other.weight + mean)
+                before = min(other.work, (tag - other.start) * other.weight + mean / 2)
                 work += before
                 calls += before / mean
         return Ahead(work, calls)

@@ -18,7 +18,7 @@ from headgate.core.policy import Priority
 from headgate.pipeline.capacity import Capacity
 from headgate.pipeline.fair_queue import FairQueue
 
-FORGET_S = 10.0
+FORGET_S = 30.0
 """How far back the measured drain rates look (seconds, time constant)."""
 
 UNKNOWN_S = 1.0
