@@ -27,7 +27,9 @@ from headgate.core.reply import Reply
 from headgate.core.target import RouteTable
 from headgate.core.usage import Receipt, Usage
 from headgate.ledger.accounts.questions import UsageQuery, UsageRow
+from headgate.ledger.billing.invoices import Invoice, draw, seal
 from headgate.ledger.idempotency.ask import Ask, Found, IdempotencySettings, Kept, reused, too_large
+from headgate.ledger.prices import PriceBook, PriceTable
 from headgate.tenancy.keyring import CreatedKey, KeyRecord, KeySpec
 from headgate.tenancy.records import Actor
 
@@ -190,6 +192,24 @@ class Accounts:
             raise self.cut
 
 
+class Invoices:
+    """Every month is as good as empty."""
+
+    def __init__(self) -> None:
+        self.book: list[Invoice] = []
+
+    async def get(self, tenant: str, month: str) -> Invoice:
+        return draw(tenant, month, [], PriceTable(PriceBook("v")), [], 0.0)
+
+    async def issue(self, tenant: str, month: str) -> Invoice:
+        issued = seal(await self.get(tenant, month), f"HG-{len(self.book) + 1:06d}", None)
+        self.book.append(issued)
+        return issued
+
+    async def issued(self, tenant: str | None) -> list[Invoice]:
+        return [each for each in self.book if tenant in {None, each.tenant}]
+
+
 class House:
     """The server in a thread of its own; a context manager."""
 
@@ -205,6 +225,7 @@ class House:
         self.bugs: list[tuple[str, BaseException]] = []
         self.refused: list[RefusedRequest] = []
         self.accounts = Accounts()
+        self.invoices = Invoices()
         self.ready: tuple[bool, dict[str, object]] = (True, {"engine": "ok"})
         self.settings = ServerSettings(**{"port": 0, **settings})
         self.port = 0
@@ -253,6 +274,7 @@ class House:
             runs=self.runs,
             tenancy=self.tenancy,
             accounts=self.accounts,
+            invoices=self.invoices,
             ready=lambda: self.ready,
             metrics=lambda: (b"up 1\n", b"text/plain; version=0.0.4; charset=utf-8"),
             on_bug=lambda request_id, error: self.bugs.append((request_id, error)),

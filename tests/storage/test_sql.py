@@ -23,6 +23,8 @@ from headgate.storage.sql.open import open_sql
 from headgate.storage.sql.port import QUEUE_MAX, Sql
 
 SETTINGS = tables.settings
+ROOMS = (tables_billing, tables_idempotency, tables_ledger, tables_tenancy)
+"""Imported, so that the metadata knows of all tables."""
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from headgate.core.principal import Principal, Scope
 from headgate.core.reply import Reply
 from headgate.core.target import RouteTable
 from headgate.ledger.accounts.questions import Answers
+from headgate.ledger.billing.cashier import Invoices
 from headgate.tenancy.keyring import CreatedKey, KeyRecord, KeySpec
 from headgate.tenancy.records import Actor
 from headgate.tenancy.tenancy import Tenancy
@@ -65,6 +66,7 @@ class Services(Struct, frozen=True, kw_only=True):
     runs: Runs
     tenancy: Tenancy
     accounts: Answers
+    invoices: Invoices
     ready: Callable[[], tuple[bool, dict[str, object]]]
     metrics: Callable[[], tuple[bytes, bytes]]
     """Body and content type."""

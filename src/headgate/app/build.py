@@ -32,6 +32,8 @@ from headgate.core.tasks import Tasks
 from headgate.ledger import store as ledger_store
 from headgate.ledger.accounts import store as accounts_store
 from headgate.ledger.accounts.questions import Accounts
+from headgate.ledger.billing import store as billing_store
+from headgate.ledger.billing.cashier import Cashier
 from headgate.ledger.events import BudgetAlert, budget_event
 from headgate.ledger.idempotency import store as idempotency_store
 from headgate.ledger.idempotency.turns import Turns
@@ -71,6 +73,7 @@ class Parts:
     path: Pathway
     keys: Keys
     accounts: Accounts
+    cashier: Cashier
     runs: Runs
     fleet: Fleet
     inference: Inference | None
@@ -131,6 +134,7 @@ async def build(
         await keys.refresh()
 
         meter = Meter(clock, ids, price_table(config), journal, metrics, log)
+        cashier = Cashier(billing_store.Store(sql), lambda: meter.prices, shipper.flush, clock)
         path = pathway(config, auth, limiter, accounts.spent, meter, rng)
         gateway = path.gateway
 
@@ -163,8 +167,8 @@ async def build(
         ):
             keep(tasks, work, name, log)
         yield Parts(
-            gateway, path, keys, accounts, runs, fleet, inference, readiness, shipper, meter, metrics, ids, clock, log,
-            tasks,
+            gateway, path, keys, accounts, cashier, runs, fleet, inference, readiness, shipper, meter, metrics, ids,
+            clock, log, tasks,
         )  # fmt: skip
 
 
@@ -180,6 +184,7 @@ def services(parts: Parts) -> Services:
         runs=parts.runs,
         tenancy=Tenancy(parts.keys),
         accounts=parts.accounts,
+        invoices=parts.cashier,
         ready=parts.readiness,
         metrics=parts.metrics.page,
         on_bug=lambda request_id, error: _log_bug(parts.log, parts.metrics, request_id, error),
