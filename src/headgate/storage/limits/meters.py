@@ -11,7 +11,7 @@ from headgate.core.limiter import RateState
 from headgate.storage.limits.numbers import Numbers
 
 _ROUNDING_S = 1e-6
-"""Waited beyond the moment when an entry leaves a log, so that the sum of the two times surely is past it."""
+"""Waited beyond the moment when something leaves a window, so that the sum of the two times surely is past it."""
 
 
 class Meter(Protocol):
@@ -46,17 +46,23 @@ class Level:
     times of 1e9 seconds; an arrival time of a bucket that fills with 300,000 tokens a second does not.
     """
 
-    __slots__ = ("at", "end", "level")
+    __slots__ = ("at", "end", "kept", "level")
 
     def __init__(self, now: float) -> None:
-        self.level = 0.0
+        self.kept = 0.0
+        """The level at the time `at`."""
         self.at = self.end = now
+        self.level = 0.0
+        """What is left of it at the last time asked."""
 
     def _leak(self, numbers: Numbers, now: float) -> float:
-        if now > self.at:
-            self.level = max(0.0, self.level - (now - self.at) * numbers.leak)
-            self.at = now
+        self.level = max(0.0, self.kept - max(0.0, now - self.at) * numbers.leak)
         return self.level
+
+    def _keep(self, numbers: Numbers, now: float, level: float) -> None:
+        self.kept = self.level = level
+        self.at = now
+        self.end = now + level / numbers.leak
 
     def wait(self, numbers: Numbers, now: float, cost: float) -> float:
         level = self._leak(numbers, now)
@@ -64,20 +70,19 @@ class Level:
         return over / numbers.leak if cost > 0 and over > numbers.slack else 0.0
 
     def take(self, numbers: Numbers, now: float, claim: str, cost: float) -> float:
+        if cost <= 0:
+            return 0.0
         behind = self.level
-        self.level = behind + cost
-        self.end = now + self.level / numbers.leak
-        return behind / numbers.leak if numbers.paced and cost > 0 else 0.0
+        self._keep(numbers, now, behind + cost)
+        return behind / numbers.leak if numbers.paced else 0.0
 
     def state(self, numbers: Numbers, now: float) -> RateState:
         return RateState(numbers.full - self.level, self.level / numbers.leak)
 
     def true_up(self, numbers: Numbers, now: float, claim: str, took: tuple[float, float], known: bool) -> None:
         held, used = took
-        if not known or held == used:
-            return
-        self.level = max(0.0, self._leak(numbers, now) + used - held)
-        self.end = now + self.level / numbers.leak
+        if known and held != used:
+            self._keep(numbers, now, max(0.0, self._leak(numbers, now) + used - held))
 
 
 class Log:
@@ -168,8 +173,7 @@ class Windows:
 
     def _roll(self, numbers: Numbers, now: float) -> float:
         """The part of the current window that is over."""
-        passed = now / numbers.window
-        start = float(floor(passed))
+        start = float(floor(now / numbers.window))
         if numbers.window != self.window:  # all that counted counts on, as if it were taken now
             self.current, self.previous, self.open = self.current + self.previous, 0.0, ({}, {})
             self.start, self.window = start, numbers.window
@@ -179,7 +183,10 @@ class Windows:
             else:
                 self.current, self.previous, self.open = 0.0, 0.0, ({}, {})
             self.start = start
-        return max(0.0, passed - self.start)
+        return self._over(numbers, now)
+
+    def _over(self, numbers: Numbers, now: float) -> float:
+        return max(0.0, now / numbers.window - self.start)
 
     def wait(self, numbers: Numbers, now: float, cost: float) -> float:
         over = self._roll(numbers, now)
@@ -187,8 +194,8 @@ class Windows:
         if cost <= 0 or self.previous * (1.0 - over) + self.current - free <= numbers.slack:
             return 0.0
         if self.current <= free:  # in this window, when enough of the previous one has left
-            return (1.0 - (free - self.current) / self.previous - over) * numbers.window
-        return (2.0 - free / self.current - over) * numbers.window
+            return (1.0 - (free - self.current) / self.previous - over) * numbers.window + _ROUNDING_S
+        return (2.0 - free / self.current - over) * numbers.window + _ROUNDING_S
 
     def take(self, numbers: Numbers, now: float, claim: str, cost: float) -> float:
         if cost > 0:
@@ -199,7 +206,7 @@ class Windows:
         return 0.0
 
     def state(self, numbers: Numbers, now: float) -> RateState:
-        over = max(0.0, now / numbers.window - self.start)
+        over = self._over(numbers, now)
         used = self.previous * (1.0 - over) + self.current
         windows = 2.0 if self.current else 1.0 if self.previous else over
         return RateState(numbers.full - used, (windows - over) * numbers.window)
