@@ -77,11 +77,10 @@ class Metrics:
         self._attempts = cache(
             Counter(names.ATTEMPTS, "Attempts at backends.", ["backend", "outcome"], registry=r).labels
         )
-        self._events = cache(
-            Counter(names.EVENTS_PUBLISHED, "Events that a sink has acknowledged.", ["sink"], registry=r).labels
-        )
-        self._events_failed = cache(
-            Counter(names.EVENTS_FAILURES, "Batches that a sink did not take whole.", ["sink"], registry=r).labels
+        self._events = self._counter(names.EVENTS_PUBLISHED, "Events that a sink has acknowledged.", "sink")
+        self._events_failed = self._counter(names.EVENTS_FAILURES, "Batches that a sink did not take whole.", "sink")
+        self._idempotent = self._counter(
+            names.IDEMPOTENT_CALLS, "Calls with an Idempotency-Key, by what became of them.", "result"
         )
         self._alone = cache(
             Counter(names.LIMITS_ALONE, "Calls judged without the store of limits.", ["policy"], registry=r).labels
@@ -100,6 +99,10 @@ class Metrics:
         self._model = Bounded()
         self._tenant = Bounded()
         self._code = Bounded()
+
+    def _counter(self, name: str, about: str, *labels: str) -> Callable[..., Counter]:
+        """Its series, by the values of the labels."""
+        return cache(Counter(name, about, labels, registry=self.registry).labels)
 
     def call(self, *, operation: str, model: str, tenant: str, status: int, seconds: float, queue_s: float) -> None:
         self._calls(operation, self._model(model), self._tenant(tenant), str(status)).inc()
@@ -142,6 +145,10 @@ class Metrics:
     def judged_alone(self, policy: str) -> None:
         """A call was judged by this policy, since the store of limits is away."""
         self._alone(policy).inc()
+
+    def idempotent(self, result: str) -> None:
+        """`first`, `joined`, `replayed`, or the code of the conflict."""
+        self._idempotent(result).inc()
 
     def idempotent(self, result: str) -> None:
         """`first`, `joined`, `replayed`, or the code of the conflict."""
