@@ -37,11 +37,11 @@ class Fleet:
 
     def instance(self, name: str, boot: str = "1") -> Turns:
         settings = IdempotencySettings(keep_s=KEEP_S)
-        return Turns(Store(self.sql, name, boot), settings, self.clock, Log(self.clock, "info", io.StringIO()))
+        return Turns(Store(self.sql, name, boot), settings, self.clock, Log(self.clock, "info", io.StringIO().write))
 
     async def rows(self) -> int:
         count = sa.select(sa.func.count()).select_from(idempotency)
-        return int(await self.sql.read(lambda db: db.execute(count).scalar()) or 0)
+        return await self.sql.read(lambda db: int(db.execute(count).scalar() or 0))
 
 
 @asynccontextmanager

@@ -35,9 +35,8 @@ class Counting(server.Server):
 
     async def answer(self, exchange: Exchange, reader: asyncio.StreamReader) -> bool:
         request: dict[str, Any] = exchange.request
-        text = (
-            request["messages"][-1]["content"] if "messages" in request else request.get("input", request.get("prompt"))
-        )
+        text = str(request["messages"][-1]["content"] if "messages" in request else request.get("input"))
+        text = str(request.get("prompt", text))
         self.runs[text] += 1
         told = f"{text} run {next(_number)}"
         if "messages" in request:

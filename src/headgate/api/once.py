@@ -66,7 +66,8 @@ async def _enter(services: Services, call: Call, ask: Ask, produce: Produce) -> 
         if run.in_hand:
             services.runs.count("key_reused")
             raise reused()
-    return services.runs.start(ask, lambda run: _carry_out(services, call, produce, run)), True
+    carry_out, ended = partial(_carry_out, services, call, produce), partial(_ended, services, call)
+    return services.runs.start(ask, carry_out, ended), True
 
 
 async def _in_time(services: Services, call: Call, wait: Awaitable[T]) -> T:
@@ -84,19 +85,22 @@ async def _in_time(services: Services, call: Call, wait: Awaitable[T]) -> T:
 
 
 async def _carry_out(services: Services, call: Call, produce: Produce, run: Run) -> None:
-    """The task of a run. Whatever happens, whoever follows it learns it."""
+    """The task of a run."""
     try:
         await _claim(services, run)
         if run.state == "here":
             await _run(services, call, produce, run)
-    except asyncio.CancelledError:
-        _over(services, run, Overloaded("The server is stopping; try again.", retry_after=1.0))
-        raise
     except HeadgateError as error:
         if isinstance(error, Conflict):
             services.runs.count(str(error.code).removeprefix("idempotency_"))
         _over(services, run, error)
-    except Exception as error:  # noqa: BLE001 no caller may be there to raise it to: the log gets it, callers the id
+
+
+def _ended(services: Services, call: Call, run: Run, task: asyncio.Task[None]) -> None:
+    """Whatever ends the task, whoever follows it learns it; a fault of ours is logged, since no caller may be there."""
+    if task.cancelled():
+        _over(services, run, Overloaded("The server is stopping; try again.", retry_after=1.0))
+    elif (error := task.exception()) is not None:
         services.on_bug(call.id, error)
         _over(services, run, Bug(f"An internal error happened. Give this id when you report it: {call.id}."))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Literal, Protocol
 
 from headgate.api.recording import Follower, Memory, Recording
@@ -90,17 +91,24 @@ class Runs:
     def get(self, slot: str) -> Run | None:
         return self._by_slot.get(slot)
 
-    def start(self, ask: Ask, work: Callable[[Run], Coroutine[Any, Any, None]]) -> Run:
-        """Runs `work`, which must `drop` the run in the end. Raises `Overloaded` where too many are in hand."""
+    def start(
+        self,
+        ask: Ask,
+        work: Callable[[Run], Coroutine[Any, Any, None]],
+        ended: Callable[[Run, asyncio.Task[None]], None],
+    ) -> Run:
+        """Runs `work`, then `ended`; one of them must `drop` the run. Raises `Overloaded` where that is too many."""
         run = Run(ask, Recording(int(self.settings.answer_mb * MIB), self._memory))
         try:
-            run.task = self._tasks.spawn(work(run), "idempotent call")
+            task = self._tasks.spawn(work(run), "idempotent call")
         except RuntimeError as error:
             raise Overloaded(
                 f"{self.settings.calls} calls with an Idempotency-Key are in progress, the most this server takes "
                 "(idempotency.calls). Try again shortly.",
                 retry_after=1.0,
             ) from error
+        task.add_done_callback(partial(ended, run))
+        run.task = task
         self._by_slot[ask.slot] = run
         return run
 

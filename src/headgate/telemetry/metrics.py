@@ -85,8 +85,6 @@ class Metrics:
         self._alone = cache(
             Counter(names.LIMITS_ALONE, "Calls judged without the store of limits.", ["policy"], registry=r).labels
         )
-        about = "Calls with an Idempotency-Key, by what became of them."
-        self._idempotent = cache(Counter(names.IDEMPOTENT_CALLS, about, ["result"], registry=r).labels)
         self._bugs = Counter(names.BUGS, "Faults of ours that a caller saw as 500.", registry=r)
         self._budget_alerts = cache(
             Counter(
@@ -145,10 +143,6 @@ class Metrics:
     def judged_alone(self, policy: str) -> None:
         """A call was judged by this policy, since the store of limits is away."""
         self._alone(policy).inc()
-
-    def idempotent(self, result: str) -> None:
-        """`first`, `joined`, `replayed`, or the code of the conflict."""
-        self._idempotent(result).inc()
 
     def idempotent(self, result: str) -> None:
         """`first`, `joined`, `replayed`, or the code of the conflict."""
