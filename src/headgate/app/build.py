@@ -3,7 +3,7 @@
 import asyncio
 import random
 import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,14 @@ import msgspec
 import headgate
 from headgate.api.runs import Runs
 from headgate.api.services import RefusedRequest, Services
+from headgate.app.books import Kit, Work, open_books
 from headgate.app.config import EMBEDDED, Config, Environment
 from headgate.app.fleet import Fleet
 from headgate.app.home import Home
 from headgate.app.inference import Inference
-from headgate.app.pathway import Pathway, pathway, settle_lost, watch
+from headgate.app.pathway import Pathway, pathway, watch
 from headgate.app.routes import visible_models
 from headgate.app.yamlfile import ConfigError
-from headgate.core.bus import PUBLISH_SECONDS
 from headgate.core.clock import Clock
 from headgate.core.ids import Ids
 from headgate.core.limiter import Limiter
@@ -34,16 +34,12 @@ from headgate.ledger.accounts import store as accounts_store
 from headgate.ledger.accounts.questions import Accounts
 from headgate.ledger.billing import store as billing_store
 from headgate.ledger.billing.cashier import Cashier
-from headgate.ledger.events import BudgetAlert, budget_event
 from headgate.ledger.idempotency import store as idempotency_store
 from headgate.ledger.idempotency.turns import Turns
-from headgate.ledger.journal import Journal
-from headgate.ledger.outbox import Outbox, Publisher, Sink
+from headgate.ledger.outbox import Sink
 from headgate.ledger.prices import BUNDLED_BOOK, PriceTable, read_book
-from headgate.ledger.recovery import recover
 from headgate.ledger.shipper import Shipper
 from headgate.ops.readiness import Readiness
-from headgate.pipeline.alerts import Alert
 from headgate.pipeline.auth import Auth, may_use
 from headgate.pipeline.gateway import Gateway
 from headgate.pipeline.meter import Meter
@@ -58,11 +54,6 @@ from headgate.telemetry.metrics import Metrics
 from headgate.tenancy import store as tenancy_store
 from headgate.tenancy.keys import Keys
 from headgate.tenancy.tenancy import Tenancy
-
-Work = tuple[Coroutine[Any, Any, None], str]
-"""What runs as long as the server, and its name."""
-SHIP_SECONDS = 10.0
-"""How long the last receipts may take to reach SQL at shutdown; what does not is shipped at the next start."""
 
 
 @dataclass(frozen=True)
@@ -116,16 +107,10 @@ async def build(
         limiter = _open_limiter(config, clock)
         stack.push_async_callback(limiter.aclose)
 
-        instance = home.instance()
-        store = ledger_store.Store(sql, [sink.name for sink in config.events], f"/headgate/{instance}")
-        publishers = await stack.enter_async_context(
-            _publishing(config, environment, lambda sink: Publisher(sink, store, instance, clock, rng, log, metrics))
-        )
-        journal = _open_journal(home.ledger, config)
-        stack.callback(journal.close)
-        await _recover(journal, limiter, log)
-        shipper = Shipper(journal, store, instance, clock, log)
-        stack.push_async_callback(shipper.finish, SHIP_SECONDS)
+        store = ledger_store.Store(sql, [sink.name for sink in config.events], f"/headgate/{home.instance()}")
+        sinks, kit = _open_sinks(config, environment), Kit(clock, rng, log, metrics)
+        books = await stack.enter_async_context(open_books(config, home, store, sinks, limiter, kit))
+        journal, shipper = books.journal, books.shipper
         accounts = Accounts(accounts_store.Store(sql), shipper.flush)
 
         secret = home.secret(environment.secret)
@@ -154,17 +139,13 @@ async def build(
         await fleet.apply(config)
 
         watch(path, meter)
-        _watch_gauges(metrics, shipper, journal)
+        books.watch(metrics)
         _watch_backends(metrics, fleet, inference)
-        _watch_events(metrics, publishers)
-        turns = Turns(idempotency_store.Store(sql, instance, ids.new("boot")), config.idempotency, clock, log)
+        turns = Turns(idempotency_store.Store(sql, home.instance(), ids.new("boot")), config.idempotency, clock, log)
         runs = Runs(turns, config.idempotency, metrics.idempotent)
         stack.push_async_callback(tasks.aclose)
         stack.push_async_callback(runs.aclose)
-        for work, name in (
-            *_upkeep(shipper, keys, turns, path, fleet, rng),
-            *_carrying(publishers, path, store, clock),
-        ):
+        for work, name in (*books.works(path), *_upkeep(keys, turns, path, fleet, rng)):
             keep(tasks, work, name, log)
         yield Parts(
             gateway, path, keys, accounts, cashier, runs, fleet, inference, readiness, shipper, meter, metrics, ids,
@@ -213,64 +194,20 @@ def _open_limiter(config: Config, clock: Clock) -> Limiter:
         raise ConfigError(str(error)) from error
 
 
-def _open_journal(folder: Path, config: Config) -> Journal:
+def _open_sinks(config: Config, environment: Environment) -> list[Sink]:
     try:
-        return Journal(folder, settings=config.ledger)
-    except OSError as error:
-        raise ConfigError(
-            f"{folder}: the usage ledger cannot be written: {error.strerror}. Free some space, or mend its permissions."
-        ) from error
+        return [Sink(settings.name, open_bus(settings, environment.variables)) for settings in config.events]
+    except StorageError as error:
+        raise ConfigError(str(error)) from error
 
 
-async def _recover(journal: Journal, limiter: Limiter, log: Log) -> None:
-    """What the process before this one had begun and not ended gets its entries and is settled."""
-    found = await asyncio.to_thread(recover, journal)
-    settle_lost(limiter, found)
-    if found:
-        log.event(names.LEDGER_RECOVERED, "warning", attempts=len(found))
-
-
-@asynccontextmanager
-async def _publishing(
-    config: Config, environment: Environment, make: Callable[[Sink], Publisher]
-) -> AsyncIterator[list[Publisher]]:
-    """The configured sinks' publishers, which at the end publish what the last receipts left to tell."""
-    async with AsyncExitStack() as stack:
-        publishers = []
-        for settings in config.events:
-            try:
-                bus = open_bus(settings, environment.variables)
-            except StorageError as error:
-                raise ConfigError(str(error)) from error
-            stack.push_async_callback(bus.aclose)
-            publisher = make(Sink(settings.name, bus))
-            stack.push_async_callback(publisher.finish, PUBLISH_SECONDS)
-            publishers.append(publisher)
-        yield publishers
-
-
-def _upkeep(shipper: Shipper, keys: Keys, turns: Turns, path: Pathway, fleet: Fleet, rng: random.Random) -> list[Work]:
+def _upkeep(keys: Keys, turns: Turns, path: Pathway, fleet: Fleet, rng: random.Random) -> list[Work]:
     return [
-        (shipper.run(), "ledger shipper"),
         (keys.watch(rng), "keys watcher"),
         (turns.run(), "idempotency keys"),
         (path.seeds.run(), "budget accounts"),
         (fleet.keep_fresh(), "model lists"),
     ]
-
-
-def _carrying(publishers: Sequence[Publisher], path: Pathway, store: ledger_store.Store, clock: Clock) -> list[Work]:
-    """Where there are sinks, they are told of budgets too."""
-    if not publishers:
-        return []
-    outbox = Outbox(store, clock)
-
-    def tell(alert: Alert) -> None:
-        outbox.tell(budget_event(BudgetAlert(**msgspec.structs.asdict(alert)), store.source, clock.now()))
-
-    path.alerts.tell = tell
-    publishing = [(publisher.run(), f"events to {publisher.sink}") for publisher in publishers]
-    return [*publishing, (outbox.run(), "budget events")]
 
 
 def _launch(inference: Inference, fleet: Fleet, readiness: Readiness) -> None:
@@ -301,16 +238,3 @@ def _watch_backends(metrics: Metrics, fleet: Fleet, inference: Inference | None)
     metrics.watch_each(names.BACKEND_UP, "Whether a backend's last probes were good.", "backend", fleet.up)
     for name, documentation, read in inference.gauges() if inference is not None else []:
         metrics.watch(name, documentation, read)
-
-
-def _watch_gauges(metrics: Metrics, shipper: Shipper, journal: Journal) -> None:
-    metrics.watch(names.LEDGER_UNSHIPPED, "Bytes of receipts not yet in SQL.", shipper.unshipped)
-    metrics.watch(names.LEDGER_LOST, "Receipts given up while the disk took none.", lambda: journal.lost)
-
-
-def _watch_events(metrics: Metrics, publishers: Sequence[Publisher]) -> None:
-    def each(read: Callable[[Publisher], float]) -> Callable[[], dict[str, float]]:
-        return lambda: {publisher.sink: read(publisher) for publisher in publishers}
-
-    metrics.watch_each(names.EVENTS_WAITING, "Events that a sink has not taken yet.", "sink", each(lambda p: p.waiting))
-    metrics.watch_each(names.EVENTS_AGE, "Age of the oldest of them.", "sink", each(lambda p: p.age_s()))
