@@ -53,7 +53,7 @@ class Store:
         """Adds receipts not yet there, the events about them, and moves the position, in one transaction."""
 
         def work(db: Connection) -> None:
-            _add(db, receipts, self._sinks, self.source)  # here: it would hold up the event loop
+            add_entries(db, receipts, self._sinks, self.source)  # here: it would hold up the event loop
             moved = insert(db, tables.ledger_offsets).values(log=log, position=position)
             db.execute(moved.on_conflict_do_update(index_elements=["log"], set_={"position": position}))
 
@@ -116,7 +116,8 @@ class Store:
         return await self._sql.read(work)
 
 
-def _add(db: Connection, receipts: Sequence[Receipt], sinks: Sequence[str], source: str) -> None:
+def add_entries(db: Connection, receipts: Sequence[Receipt], sinks: Sequence[str], source: str) -> None:
+    """Inside the caller's transaction: receipts not yet there, and an event for each of `sinks` about each of them."""
     rows = [receipt_row(receipt) for receipt in receipts]
     if not rows:
         return
