@@ -18,18 +18,19 @@ from headgate.ops.doctor import Finding
 from headgate.telemetry.log import Log
 from headgate.tenancy.keys import Keys
 from headgate.tenancy.store import Store
+from headgate.tenancy.tenancy import Tenancy
 
 
 @asynccontextmanager
-async def open_keys(config: Config, environment: Environment) -> AsyncIterator[Keys]:
-    """The keys service on the configured database. A running server follows its changes within half a second."""
+async def open_tenancy(config: Config, environment: Environment) -> AsyncIterator[Tenancy]:
+    """Keys, projects, users and policies in the configured database. Running servers follow within a second."""
     clock = SystemClock()
     make_folder(environment.home)
     sql = await open_database(config, environment.home)
     try:
         secret = server_secret(environment.home, environment.secret)
         ids = Ids(clock, random.SystemRandom())
-        yield Keys(Store(sql), secret, clock, ids, lambda table: None, Log(clock, "error"))
+        yield Tenancy(Keys(Store(sql), secret, clock, ids, lambda table: None, Log(clock, "error")))
     finally:
         await sql.aclose()
 

@@ -1,22 +1,13 @@
 """`headgate keys`: make, list and revoke API keys. Works with and without a running server."""
 
 import argparse
-import asyncio
-import re
-from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime
 
-import msgspec
-
-from headgate.app.config import find_file, load, read_environment
-from headgate.app.offline import open_keys
-from headgate.cli.common import Commands, add, place_options, table
-from headgate.core.errors import BadCall
+from headgate.cli.common import Commands, add, table
+from headgate.cli.tenants import command, later, shown_time, tell, user_id
 from headgate.core.principal import KeyLimits
 from headgate.tenancy.keyring import KeyRecord, KeySpec
-from headgate.tenancy.keys import Keys
-
-_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+from headgate.tenancy.records import CLI
+from headgate.tenancy.tenancy import Tenancy
 
 
 def add_parser(commands: Commands) -> None:
@@ -26,7 +17,10 @@ def add_parser(commands: Commands) -> None:
         actions, "create", "make an API key and print it, this once", "headgate keys create --name ci --expires-in 30d"
     )
     create.add_argument("--name", default="", help="what it is for")
-    create.add_argument("--tenant", default="default", help="whose usage it counts as (default: default)")
+    create.add_argument(
+        "--tenant", default="default", help="its project's id; made if there is none (default: default)"
+    )
+    create.add_argument("--user", metavar="ID", help="the user whose key it is, by id or e-mail address")
     create.add_argument("--scope", action="append", choices=["inference", "admin"], help="may be repeated")
     create.add_argument("--model", action="append", metavar="PATTERN", help="only these models; may be repeated")
     create.add_argument("--expires-in", metavar="TIME", help="such as 12h or 30d (default: never)")
@@ -36,75 +30,46 @@ def add_parser(commands: Commands) -> None:
     listing = add(actions, "list", "list the keys, newest first", "headgate keys list")
     revoke = add(actions, "revoke", "revoke a key by its id", "headgate keys revoke key_01k9...")
     revoke.add_argument("id")
-    for command, run in ((create, _create), (listing, _list), (revoke, _revoke)):
-        place_options(command)
-        command.add_argument("--json", action="store_true", help="print JSON")
-        command.set_defaults(run=lambda options, run=run: asyncio.run(run(options)))
+    for parser, run in ((create, _create), (listing, _list), (revoke, _revoke)):
+        command(parser, run)
 
 
-async def _create(options: argparse.Namespace) -> int:
+async def _create(options: argparse.Namespace, tenancy: Tenancy) -> int:
     spec = KeySpec(
         name=options.name,
         tenant=options.tenant,
         scopes=tuple(dict.fromkeys(options.scope or ["inference"])),
         models=tuple(options.model) if options.model else None,
-        expires_at=_expiry(options.expires_in),
+        expires_at=later(options.expires_in) if options.expires_in is not None else None,
         limits=KeyLimits(options.requests_per_minute, options.tokens_per_minute, options.concurrency),
+        user_id=await user_id(tenancy, options.user) if options.user is not None else None,
     )
-    async with _keys(options) as keys:
-        created = await keys.create(spec)
-    if options.json:
-        print(msgspec.json.encode(created).decode())
-    else:
-        print(
-            f"{created.key}\n\nKeep it: it is stored hashed and cannot be shown again. Its id is {created.record.id}."
-        )
-    return 0
+    created = await tenancy.keys.create(spec, by=CLI)
+    text = f"{created.key}\n\nKeep it: it is stored hashed and cannot be shown again. Its id is {created.record.id}."
+    return tell(options, created, text)
 
 
-async def _list(options: argparse.Namespace) -> int:
-    async with _keys(options) as keys:
-        records = await keys.list()
-    if options.json:
-        print(msgspec.json.encode(records).decode())
-    elif not records:
-        print("There are no keys yet. Make one: headgate keys create --name app")
-    else:
-        head = ["ID", "KEY", "NAME", "TENANT", "SCOPES", "CREATED", "STATE"]
-        print(table(head, [_row(record) for record in records]))
-    return 0
+async def _list(options: argparse.Namespace, tenancy: Tenancy) -> int:
+    records = await tenancy.keys.list()
+    if not records:
+        return tell(options, records, "There are no keys yet. Make one: headgate keys create --name app")
+    head = ["ID", "KEY", "NAME", "TENANT", "OWNER", "SCOPES", "CREATED", "STATE"]
+    return tell(options, records, table(head, [_row(record) for record in records]))
 
 
-async def _revoke(options: argparse.Namespace) -> int:
-    async with _keys(options) as keys:
-        record = await keys.revoke(options.id)
-    print(msgspec.json.encode(record).decode() if options.json else f"Revoked {record.id} ({record.prefix}…).")
-    return 0
-
-
-def _keys(options: argparse.Namespace) -> AbstractAsyncContextManager[Keys]:
-    return open_keys(load(find_file(options.config)), read_environment(options.home))
+async def _revoke(options: argparse.Namespace, tenancy: Tenancy) -> int:
+    record = await tenancy.keys.revoke(options.id, CLI)
+    return tell(options, record, f"Revoked {record.id} ({record.prefix}…).")
 
 
 def _row(record: KeyRecord) -> list[str]:
     if record.revoked_at is not None:
         state = "revoked"
     elif record.expires_at is not None:
-        state = f"until {_time(record.expires_at)}"
+        state = f"until {shown_time(record.expires_at)}"
     else:
         state = "valid"
+    owner = record.user_id or record.account_id or "-"
     scopes = ",".join(record.scopes)
-    return [record.id, record.prefix + "…", record.name, record.tenant, scopes, _time(record.created_at), state]
-
-
-def _time(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
-
-
-def _expiry(text: str | None) -> float | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)([smhd])", text)
-    if match is None:
-        raise BadCall(f"'{text}' is no time span. Write a number and s, m, h or d: 12h, 30d.")
-    return datetime.now(UTC).timestamp() + int(match.group(1)) * _UNITS[match.group(2)]  # noqa: TID251 the edge
+    made = shown_time(record.created_at)
+    return [record.id, record.prefix + "…", record.name, record.tenant, owner, scopes, made, state]
