@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from tests.upstream.behaviours import Exchange, chunks
+from tests.upstream.exchange import Exchange, chunks
 
 READ_LIMIT = 2**16
 

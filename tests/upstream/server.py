@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.upstream.behaviours import Exchange, behaviour
+from tests.upstream.behaviours import behaviour
+from tests.upstream.exchange import Exchange
 
 TLS = Path(__file__).parent / "tls"
 
