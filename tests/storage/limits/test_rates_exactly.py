@@ -64,7 +64,7 @@ class Walk:
             if one.algorithm == "leaky_bucket" and cost:
                 assert verdict.delay_s == pytest.approx(float(oracle.delay_s(one, now)), abs=1e-3)
             oracle.take(one, now, cost, self.decided)
-            self.open[self.decided] = key, cost
+            self.open[self.decided] = key, oracle.cost(one, cost)
             if len(self.open) > 50:
                 del self.open[next(iter(self.open))]
             self.allowed += 1
@@ -98,7 +98,7 @@ class Walk:
             return
         plan = self.plans[key, amount, large]
         oracle, now, one = self.oracles[key], self.driver.us, plan.rates[0]
-        if oracle.cost(one, held) != held:  # ended under other numbers than it began: the oracle has none of that
+        if oracle.cost(one, held) != held:  # a claim ends under the plan it began with
             return
         self.limiter.settle(f"c{claim}", plan, Cost(held), Cost(used))
         await self.limiter.flush()

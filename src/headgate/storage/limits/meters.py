@@ -148,6 +148,9 @@ class Log:
             self.total += used - entry[1]
             entry[1] = used
             self.empty += used <= 0
+            while self.entries and self.entries[-1][1] <= 0:  # the last one says when all is free again
+                self.entries.pop()
+                self.empty -= 1
             if self.empty > len(self.entries) // 2 + 64:
                 self.entries = deque(entry for entry in self.entries if entry[1] > 0)
                 self.empty = 0
