@@ -28,10 +28,11 @@ from headgate.core.target import RouteTable
 from headgate.core.usage import Receipt, Usage
 from headgate.ledger.accounts.questions import UsageQuery, UsageRow
 from headgate.ledger.billing.invoices import Invoice, draw, seal
-from headgate.ledger.idempotency.ask import Ask, Found, IdempotencySettings, Kept, reused, too_large
+from headgate.ledger.idempotency.ask import IdempotencySettings
 from headgate.ledger.prices import PriceBook, PriceTable
 from headgate.tenancy.keyring import CreatedKey, KeyRecord, KeySpec
 from headgate.tenancy.records import Actor
+from tests.api.turns import Turns
 
 KEY = "hg-user"
 ADMIN = "hg-admin"
@@ -119,34 +120,6 @@ class Auth:
         if scope == "admin" and credential != ADMIN:
             raise Forbidden("This key may not use admin endpoints.")
         return Principal(credential, "default", frozenset([scope]))
-
-
-class Turns:
-    """As the database would: what stands under each slot."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, tuple[Ask, Kept | None]] = {}
-
-    async def take(self, ask: Ask) -> Found:
-        found = await self.look(ask)
-        if found == "gone":
-            self.kept[ask.slot] = (ask, None)
-            return "mine"
-        return found
-
-    async def look(self, ask: Ask) -> Found:
-        theirs, kept = self.kept.get(ask.slot, (ask, None))
-        if theirs.fingerprint != ask.fingerprint:
-            raise reused()
-        if kept is not None and kept.content is None:
-            raise too_large()
-        return kept or ("elsewhere" if ask.slot in self.kept else "gone")
-
-    async def finish(self, ask: Ask, kept: Kept) -> None:
-        self.kept[ask.slot] = (ask, kept)
-
-    async def release(self, ask: Ask) -> None:
-        del self.kept[ask.slot]
 
 
 class Keys:
