@@ -27,6 +27,8 @@ class BreakerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """What counts as recent."""
     window_calls: Annotated[int, Meta(ge=10)] = 1_000
     """At most so many recent answers are looked at."""
+    warm_s: Annotated[float, Meta(ge=0)] = 1.0
+    """For so long after the first call, and after a recovery, slow answers prove nothing: connections are made."""
     trials_max: Annotated[int, Meta(ge=1)] = 16
     """Good trials in a row that a store which keeps coming and going needs at most; a steady one needs one."""
     steady_s: Annotated[float, Meta(ge=0)] = 30.0
@@ -45,6 +47,7 @@ class Breaker:
         self._good = 0
         self._trials = 1
         self._closed_at = float("-inf")
+        self._warm_at: float | None = None
         self.open = False
         self.reason = ""
         """Why it opened last."""
@@ -85,10 +88,15 @@ class Breaker:
             return False
         self.open = False
         self._closed_at = now
+        self._warm_at = now + self._settings.warm_s
         return True
 
     def _remember(self, slow: bool, now: float) -> None:
         recent, settings = self._recent, self._settings
+        if self._warm_at is None:
+            self._warm_at = now + settings.warm_s
+        if now < self._warm_at:
+            return
         recent.append((now, slow))
         self._slow += slow
         while len(recent) > settings.window_calls or recent[0][0] < now - settings.window_s:

@@ -10,6 +10,7 @@ count twice.
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated
 from weakref import WeakKeyDictionary
 
@@ -26,6 +27,8 @@ OPEN_MAX = 100_000
 """Calls in progress that were judged without the store; more are refused."""
 KNOWN_MAX = 100_000
 """Accounts of which the last state is remembered, those seen first forgotten first."""
+ASKING_MAX = 10_000
+"""Calls that ask the store at once, those that nobody waits for any more included; more are judged here."""
 _TRIAL = Plan(rates=(Rate(key="trial", amount=1e6, window_s=1.0, burst=1e6),))
 """It writes: a store that only reads is no use."""
 
@@ -33,7 +36,7 @@ _TRIAL = Plan(rates=(Rate(key="trial", amount=1e6, window_s=1.0, burst=1e6),))
 class GuardSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """How patient to be with the store."""
 
-    timeout_s: Annotated[float, Meta(gt=0)] = 0.15
+    timeout_s: Annotated[float, Meta(gt=0)] = 0.25
     """A call waits for the store no longer; then it is judged here."""
     doubt_s: Annotated[float, Meta(gt=0)] = 0.02
     """About how long after a failed call the first trial comes, so that little traffic is enough to open in time."""
@@ -90,6 +93,7 @@ class GuardedLimiter:
         self._settings = settings or GuardSettings()
         self._breaker = Breaker(self._settings.breaker)
         self._tasks = Tasks(2)  # one, and one that has just ended
+        self._asking = Tasks(ASKING_MAX)
         self._watching = False
         self._away_since = 0.0
         self._back_at = float("-inf")
@@ -109,16 +113,41 @@ class GuardedLimiter:
         if not self._breaker.open:
             began = self._clock.monotonic()
             try:
-                async with asyncio.timeout(self._settings.timeout_s):
-                    verdict = await self._shared.reserve(claim, plan, cost, ttl_s)
+                verdict = await self._ask(claim, plan, cost, ttl_s)
             except (Overloaded, TimeoutError):
-                self._failed()
+                if began >= self._back_at:  # what failed before the store came back proves nothing
+                    self._failed()
             else:
                 self._answered(began)
                 for account, state in zip(plan.accounts, verdict.accounts, strict=False):
                     self._learn(account.key, state.spent + state.held)
                 return verdict
         return await self._reserve_here(claim, plan, cost, ttl_s)
+
+    async def _ask(self, claim: str, plan: Plan, cost: Cost, ttl_s: float) -> Verdict:
+        """Asks the store. Raises `TimeoutError` where it takes too long.
+
+        Then it is not stopped but left to end by itself: to stop it would end its connection, and a store that is far
+        away would never get to have any.
+        """
+        if len(self._asking) >= ASKING_MAX:
+            raise TimeoutError
+        work = self._shared.reserve(claim, plan, cost, ttl_s)
+        task: asyncio.Task[Verdict] = self._asking.spawn(work, name="limits: reserve")
+        try:
+            done, _ = await asyncio.wait((task,), timeout=self._settings.timeout_s)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if done:
+            return task.result()
+        task.add_done_callback(partial(self._came_late, claim, plan, cost))
+        raise TimeoutError
+
+    def _came_late(self, claim: str, plan: Plan, cost: Cost, task: "asyncio.Task[Verdict]") -> None:
+        """The call was judged here meanwhile: what the store took for it goes back."""
+        if not task.cancelled() and task.exception() is None and task.result().allowed:
+            self._shared.settle(claim, plan, cost, Cost())
 
     async def _reserve_here(self, claim: str, plan: Plan, cost: Cost, ttl_s: float) -> Verdict:
         now = self._clock.monotonic()
@@ -226,8 +255,9 @@ class GuardedLimiter:
             while breaker.open or breaker.suspicious:
                 pause_s = settings.trial_s if breaker.open else settings.doubt_s
                 await self._clock.sleep(pause_s * self._rng.uniform(0.5, 1.5))
+                seconds = await self._try()
                 was_open = breaker.open
-                if breaker.tried(await self._try(), self._clock.monotonic()):
+                if breaker.tried(seconds, self._clock.monotonic()):
                     self._recover()
                 elif breaker.open and not was_open:
                     self._opened()
@@ -238,8 +268,7 @@ class GuardedLimiter:
         """How long the store took for a write; None where it failed."""
         began = self._clock.monotonic()
         try:
-            async with asyncio.timeout(self._settings.timeout_s):
-                await self._shared.reserve("trial", _TRIAL, Cost(), 1.0)
+            await self._ask("trial", _TRIAL, Cost(), 1.0)
         except (Overloaded, TimeoutError):
             return None
         return self._clock.monotonic() - began
@@ -285,5 +314,6 @@ class GuardedLimiter:
 
     async def aclose(self) -> None:
         await self._tasks.aclose()
+        await self._asking.aclose()
         await self._local.aclose()
         await self._shared.aclose()

@@ -1,0 +1,332 @@
+"""The store of limits in trouble: a real Redis killed, stopped, flushed, made a replica, paused, or far away."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import pytest
+import redis
+
+from headgate.core.clock import SystemClock
+from headgate.core.errors import Overloaded
+from headgate.core.limiter import Account, Cost, Place, Plan, Rate
+from headgate.core.policy import OnLoss
+from headgate.storage.limits.guarded import Change, GuardedLimiter, Hears
+from headgate.storage.limits.memory import MemoryLimiter
+from headgate.storage.limits.redis import RedisLimiter
+from headgate.storage.limits.share import Decided
+from tests import servers
+from tests.storage.proxy import Fault, Proxy
+
+REPLICAS = 4
+TTL_S = 60.0
+NOTHING = Cost()
+
+
+@dataclass
+class House:
+    """A guarded limiter, its real store, and a way between that can be disturbed."""
+
+    limiter: GuardedLimiter
+    proxy: Proxy
+    server: servers.Process
+    port: int
+    direct: redis.Redis
+    pid: int
+    changes: list[Change]
+    rules: list[Decided]
+    recovered: list[tuple[Account, ...]] = field(default_factory=list)
+    claims: int = 0
+
+    async def ask(self, plan: Plan, cost: Cost = NOTHING) -> str | None:
+        """The claim where it was let through."""
+        self.claims += 1
+        claim = f"claim-{self.claims}"
+        verdict = await self.limiter.reserve(claim, plan, cost, TTL_S)
+        return claim if verdict.allowed else None
+
+    async def passed(self, plan: Plan, calls: int, cost: Cost = NOTHING) -> int:
+        return sum([await self.ask(plan, cost) is not None for _ in range(calls)])
+
+    async def until(self, reached: Callable[[], bool], within_s: float, plan: Plan | None = None) -> None:
+        """Asks on meanwhile, as callers do."""
+        end = time.monotonic() + within_s
+        while not reached():
+            assert time.monotonic() < end, f"not within {within_s} s; {self.changes}"
+            if plan is not None:
+                await self.ask(plan)
+            await asyncio.sleep(0.01)
+
+    async def degraded(self) -> None:
+        await self.until(lambda: self.limiter.degraded, 10.0, WIDE)
+
+    async def well(self) -> None:
+        await self.until(lambda: not self.limiter.degraded, 10.0)
+
+
+@contextlib.asynccontextmanager
+async def house() -> AsyncIterator[House]:
+    server, url = servers.start_redis()
+    port = int(url.rpartition(":")[2].partition("/")[0])
+    clock = SystemClock()
+    direct = redis.Redis(port=port, socket_timeout=2.0)
+    pid = int(direct.info("server")["process_id"])
+    async with Proxy(port) as proxy:
+        shared = RedisLimiter.at(f"redis://127.0.0.1:{proxy.port}/0", clock)
+        changes: list[Change] = []
+        rules: list[Decided] = []
+        recovered: list[tuple[Account, ...]] = []
+        hears = Hears(changes.append, recovered.append, rules.append)
+        limiter = GuardedLimiter(shared, MemoryLimiter(clock), lambda: REPLICAS, clock, random.Random(1), hears)
+        try:
+            yield House(limiter, proxy, server, port, direct, pid, changes, rules, recovered)
+        finally:
+            proxy.set("none")
+            await limiter.aclose()
+            direct.close()
+            server.kill()
+            server.stop()
+
+
+def plan(amount: float = 100, window_s: float = 3600.0, on_loss: OnLoss = "local_share", places: int = 0) -> Plan:
+    rate = Rate(key=f"rate-{amount}-{on_loss}", amount=amount, window_s=window_s, burst=amount, on_loss=on_loss)
+    return Plan(rates=(rate,), places=(Place(key="place", limit=places, on_loss=on_loss),) if places else ())
+
+
+WIDE = plan(1e9)
+
+
+def budget(limit: int, key: str = "budget") -> tuple[Plan, Account]:
+    account = Account(key=key, limit=limit, keep_s=3600.0)
+    return Plan(accounts=(account,)), account
+
+
+async def kill(house: House) -> None:
+    house.server.kill()
+
+
+async def stop(house: House) -> None:
+    os.kill(house.pid, signal.SIGSTOP)
+
+
+async def start(house: House) -> None:
+    os.kill(house.pid, signal.SIGCONT)
+
+
+async def pause(house: House) -> None:
+    house.direct.client_pause(60_000)
+
+
+async def read_only(house: House) -> None:
+    house.direct.replicaof("127.0.0.1", str(servers.free_port()))
+
+
+async def stall(house: House) -> None:
+    house.proxy.set("stall")
+
+
+async def drop(house: House) -> None:
+    house.proxy.set("drop")
+
+
+async def cut(house: House) -> None:
+    house.proxy.set("cut")
+
+
+async def corrupt(house: House) -> None:
+    house.proxy.set("corrupt")
+
+
+async def far(house: House) -> None:
+    house.proxy.set("none", 0.06)
+
+
+TROUBLES = [kill, stop, pause, read_only, stall, drop, cut, corrupt, far]
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_whatever_is_wrong_with_the_store_it_is_left_alone_soon_and_limits_hold_by_their_share(
+    trouble: Callable[[House], "asyncio.Future[None]"],
+) -> None:
+    async def main() -> None:
+        async with house() as h:
+            half, opened, closed = plan(100), plan(10, on_loss="fail_open"), plan(10, on_loss="fail_closed")
+            await h.ask(WIDE)
+            assert await h.passed(half, 20) == 20
+            await trouble(h)
+            await h.until(lambda: h.limiter.degraded, 5.0, WIDE)
+            began = time.monotonic()
+            assert await h.passed(half, 200) == 100 // REPLICAS
+            assert await h.passed(opened, 200) == 200
+            with pytest.raises(Overloaded) as told:
+                await h.ask(closed)
+            assert time.monotonic() - began < 2.0  # none of 401 calls waited for the store
+            assert (told.value.code, told.value.status) == ("limits_unavailable", 503)
+            assert told.value.retry_after
+            assert {"local_share", "fail_open", "fail_closed"} <= set(h.rules)
+            assert [change.degraded for change in h.changes] == [True]
+            with contextlib.suppress(ProcessLookupError):
+                await start(h)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("fault", ["stall", "drop", "cut", "corrupt"])
+def test_once_the_store_is_well_again_limits_are_exact_and_nothing_is_held(fault: Fault) -> None:
+    async def main() -> None:
+        async with house() as h:
+            exact = plan(50, places=40)
+            before = [await h.ask(exact) for _ in range(20)]
+            h.proxy.set(fault)
+            await h.degraded()
+            meanwhile = [await h.ask(exact) for _ in range(15)]
+            for claim in before[:10]:
+                h.limiter.settle(claim or "", exact, Cost(), Cost())
+            h.proxy.set("none")
+            await h.well()
+            for claim in before[10:] + [claim for claim in meanwhile if claim]:
+                h.limiter.settle(claim or "", exact, Cost(), Cost())
+            await h.limiter.flush()
+            assert await h.passed(exact, 200) == 30  # of 50, of which 20 were taken before
+            assert h.direct.zcard("headgate:p:place") == 30  # and nothing else is held
+            assert sum(claim is not None for claim in meanwhile) in range(40 // REPLICAS + 1)
+            assert [change.degraded for change in h.changes] == [True, False]
+            assert h.changes[-1].away_s > 0
+
+    asyncio.run(main())
+
+
+def test_a_store_that_comes_back_empty_counts_anew_and_asks_for_its_accounts() -> None:
+    async def main() -> None:
+        async with house() as h:
+            exact, (money, account) = plan(50, places=40), budget(1000)
+            await h.limiter.seed([(account, 100)])
+            assert await h.passed(exact, 60) == 40
+            h.direct.flushall()
+            assert await h.passed(exact, 60) == 40
+            verdict = await h.limiter.reserve("a", money, Cost(nanos=100), TTL_S)
+            assert (verdict.allowed, verdict.missing) == (False, (0,))
+            await h.limiter.seed([(account, 100)])
+            assert await h.ask(money, Cost(nanos=900)) is not None
+            assert await h.ask(money, Cost(nanos=1)) is None
+            assert not h.changes
+
+    asyncio.run(main())
+
+
+def test_a_budget_spends_its_share_of_what_was_left_and_no_more_however_often_the_store_goes() -> None:
+    async def main() -> None:
+        async with house() as h:
+            money, account = budget(1000)
+            await h.limiter.seed([(account, 100)])
+            first = await h.ask(money, Cost(nanos=100))  # 800 are left, of which this replica may spend 200
+            for _ in range(3):
+                h.proxy.set("drop")
+                await h.degraded()
+                claims = [await h.ask(money, Cost(nanos=50)) for _ in range(20)]
+                assert sum(claim is not None for claim in claims) <= 4
+                for claim in filter(None, claims):
+                    h.limiter.settle(claim, money, Cost(nanos=50), Cost(nanos=50))
+                h.proxy.set("none")
+                await h.well()
+            assert account in h.limiter.touched_accounts()
+            assert account in h.recovered[0]
+            state = (await h.limiter.balances(["budget"]))[0]
+            assert state is not None
+            assert (state.spent, state.held) == (100, 100)
+            await h.limiter.raise_to([(account, 300)])  # what the ledger knows by now
+            h.limiter.settle(first or "", money, Cost(nanos=100), Cost(nanos=10))
+            await h.limiter.flush()
+            state = (await h.limiter.balances(["budget"]))[0]
+            assert state is not None
+            assert (state.spent, state.held) == (310, 0)
+
+    asyncio.run(main())
+
+
+def test_a_budget_that_was_never_seen_is_refused_until_the_store_is_back() -> None:
+    async def main() -> None:
+        async with house() as h:
+            money, account = budget(1000, "new")
+            h.proxy.set("drop")
+            await h.degraded()
+            with pytest.raises(Overloaded) as told:
+                await h.ask(money, Cost(nanos=1))
+            assert told.value.code == "limits_unavailable"
+            assert h.rules[-1] == "budget"
+            h.proxy.set("none")
+            await h.well()
+            await h.limiter.seed([(account, 0)])
+            assert await h.ask(money, Cost(nanos=1)) is not None
+
+    asyncio.run(main())
+
+
+def test_a_claim_of_the_outage_that_ends_after_it_is_told_to_whoever_keeps_the_ledger() -> None:
+    async def main() -> None:
+        async with house() as h:
+            money, account = budget(1000)
+            await h.limiter.seed([(account, 0)])
+            h.proxy.set("drop")
+            await h.degraded()
+            claim = await h.ask(money, Cost(nanos=50))
+            h.proxy.set("none")
+            await h.well()
+            told = len(h.recovered)
+            h.limiter.settle(claim or "", money, Cost(nanos=50), Cost(nanos=50))
+            assert h.recovered[told:] == [(account,)]
+            state = (await h.limiter.balances(["budget"]))[0]
+            assert state is not None
+            assert state.spent == 0  # the ledger brings it there
+
+    asyncio.run(main())
+
+
+def test_a_store_fifty_milliseconds_away_is_used() -> None:
+    async def main() -> None:
+        async with house() as h:
+            exact = plan(10)
+            h.proxy.set("none", 0.025)
+            assert await h.passed(exact, 15) == 10
+            assert not h.changes
+
+    asyncio.run(main())
+
+
+def test_one_lost_answer_is_judged_here_and_leaves_nothing_behind_in_the_store() -> None:
+    async def main() -> None:
+        async with house() as h:
+            exact = plan(50, places=10)
+            assert await h.passed(exact, 1) == 1
+            h.proxy.set("cut")
+            claim = await h.ask(exact)
+            h.proxy.set("none")
+            assert claim is not None
+            h.limiter.settle(claim, exact, Cost(), Cost())
+            await h.until(lambda: h.direct.zcard("headgate:p:place") == 1, 5.0)
+            assert not h.limiter.degraded
+
+    asyncio.run(main())
+
+
+def test_a_restart_of_the_store_is_survived() -> None:
+    async def main() -> None:
+        async with house() as h:
+            exact = plan(50)
+            await h.passed(exact, 10)
+            h.server.kill()
+            await h.degraded()
+            server, _ = servers.start_redis(h.port)
+            try:
+                await h.well()
+                assert await h.passed(exact, 60) == 50
+            finally:
+                server.kill()
+                server.stop()
+
+    asyncio.run(main())
