@@ -21,7 +21,8 @@ from headgate.core.errors import Overloaded
 from headgate.core.limiter import Account, AccountState, Cost, Plan, Verdict
 from headgate.storage.errors import StorageError
 from headgate.storage.limits.numbers import check_cost, check_spent, check_ttl, clamped
-from headgate.storage.limits.scripts import Script, Scripts
+from headgate.storage.limits.pipelines import Pipelines
+from headgate.storage.limits.scripts import Scripts
 from headgate.storage.limits.settlements import Outcome, Settlements
 from headgate.storage.limits.shared import Keys, Prepared, milliseconds, verdict
 
@@ -59,7 +60,8 @@ class RedisLimiter:
         scripts: Scripts | None = None,
     ) -> None:
         self._client = client
-        self._execute: Callable[..., Awaitable[Any]] = client.execute_command
+        self._pipelines = Pipelines(client, timeout_s)
+        self._evaluate = self._pipelines.evaluate
         self._timeout_s = timeout_s
         self._keys = Keys(prefix)
         self._scripts = scripts or Scripts()
@@ -148,6 +150,7 @@ class RedisLimiter:
             pass  # what could not be written is counted as lost
         finally:
             await self._settlements.aclose()
+            await self._pipelines.aclose()
             await self._client.aclose()
 
     def _prepared(self, plan: Plan) -> Prepared:
@@ -178,12 +181,6 @@ class RedisLimiter:
             queue(*command, *entry.arguments)
         answers: list[Any] = await self._bounded(pipeline.execute(raise_on_error=False))
         return answers
-
-    async def _evaluate(self, script: Script, arguments: list[Any]) -> Any:
-        try:
-            return await self._execute("EVALSHA", script.sha, *arguments)
-        except NoScriptError:  # a server that was restarted, or failed over; nothing ran
-            return await self._execute("EVAL", script.text, *arguments)
 
     async def _bounded(self, command: Awaitable[Any]) -> Any:
         try:
