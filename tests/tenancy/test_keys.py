@@ -1,77 +1,22 @@
 """Keys: made once, shown once, revoked at once, followed by other processes."""
 
 import asyncio
-import itertools
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headgate.core.errors import BadCall, Forbidden, NotFound, Overloaded, Unauthorized
-from headgate.core.ids import Ids
+from headgate.core.errors import BadCall, Forbidden, NotFound, Overloaded
 from headgate.core.principal import KeyLimits, KeyTable, Scope
-from headgate.pipeline.auth import Auth
-from headgate.storage.sql.open import open_sql
-from headgate.storage.sql.port import Sql
-from headgate.telemetry.log import Log
 from headgate.tenancy.keyring import KeySpec
-from headgate.tenancy.keys import PREFIX, VISIBLE_LENGTH, Keys
+from headgate.tenancy.keys import PREFIX, VISIBLE_LENGTH
 from headgate.tenancy.store import Rows, Store
-from tests.clock import VirtualClock
-from tests.pipeline.spine import SECRET
+from tests.tenancy.office import Office, run
 
 T = TypeVar("T")
-SEEDS = itertools.count(1)
-"""No two processes make the same ids, even on clocks that stand still."""
-
-
-class Office:
-    """One process: its keys service and its door."""
-
-    def __init__(self, sql: Sql, clock: VirtualClock) -> None:
-        self.lines: list[str] = []
-        self.clock = clock
-        self.auth = Auth(clock, SECRET)
-        self.store = Store(sql)
-        self.keys = Keys(
-            self.store,
-            SECRET,
-            clock,
-            Ids(clock, random.Random(next(SEEDS))),
-            self.publish,
-            Log(clock, "debug", self.lines.append),
-        )
-
-    def publish(self, table: KeyTable) -> None:
-        self.auth.table = table
-
-    def opens(self, key: str) -> bool:
-        try:
-            self.auth.check(key, "inference")
-        except Unauthorized:
-            return False
-        return True
-
-
-@asynccontextmanager
-async def offices(url: str) -> AsyncIterator[tuple[Office, Office]]:
-    sql, clock = await open_sql(url), VirtualClock()
-    try:
-        yield Office(sql, clock), Office(sql, clock)
-    finally:
-        await sql.aclose()
-
-
-def run(url: str, main: Any) -> None:
-    async def inside() -> None:
-        async with offices(url) as (one, other):
-            await main(one, other)
-
-    asyncio.run(inside())
 
 
 def test_a_new_key_opens_at_once_and_only_its_prefix_is_kept(sql_url: str) -> None:

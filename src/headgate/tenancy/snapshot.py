@@ -24,6 +24,8 @@ LOOK_SECONDS = 2.0
 LOAD_SECONDS = 10.0
 MEMBERS_ONLY = "not_a_member"
 _NO_POLICY = Policy()
+Bases = dict[tuple[str, str | None], tuple[Governed, ...]]
+"""The policies above a key's own, by project and user."""
 
 
 class Snapshots:
@@ -36,6 +38,7 @@ class Snapshots:
         self._log = log
         self._turn = asyncio.Lock()
         self._governed: dict[tuple[Level, str], Governed] = {}
+        self._bases: Bases = {}
         self._due = float("inf")
         """When the first stop in force ends."""
         self.table = KeyTable(-1, {})
@@ -100,13 +103,18 @@ class Snapshots:
                 rule("key", row["id"], policy_of(row["policy"]))
         self._governed = governed
         self._due = min((stop.until for stop in rows.stops), default=float("inf"))
-        return _Maker(rows, governed, self.table).table()
+        maker = _Maker(rows, governed, self.table, self._bases)
+        table = maker.table()
+        self._bases = maker.bases
+        return table
 
 
 class _Maker:
     """One table in the making."""
 
-    def __init__(self, rows: Rows, governed: dict[tuple[Level, str], Governed], previous: KeyTable) -> None:
+    def __init__(
+        self, rows: Rows, governed: dict[tuple[Level, str], Governed], previous: KeyTable, bases: Bases
+    ) -> None:
         self._rows = rows
         self._governed = governed
         self._previous = previous
@@ -114,7 +122,8 @@ class _Maker:
         self._present = {user.id for user in rows.users if user.removed_at is None}
         self._members = set(rows.members)
         self._blocked = {stop.project: said(stop) for stop in rows.stops}
-        self._bases: dict[tuple[str, str | None], tuple[Governed, ...]] = {}
+        self._old_bases = bases
+        self.bases: Bases = {}
 
     def table(self) -> KeyTable:
         valid: dict[str, Principal] = {}
@@ -160,13 +169,15 @@ class _Maker:
 
     def _base(self, project: str, user: str | None) -> tuple[Governed, ...]:
         """The policies above a key's own; one object for all keys that share them."""
-        base = self._bases.get((project, user))
+        place = (project, user)
+        base = self.bases.get(place)
         if base is None:
             above: list[tuple[Level, str]] = [("organization", self._rows.organization.id), ("project", project)]
             if user is not None:
                 above.append(("user", user))
-            found = tuple(self._governed[place] for place in above if place in self._governed)
-            base = self._bases[project, user] = found
+            base = tuple(self._governed[owner] for owner in above if owner in self._governed)
+            old = self._old_bases.get(place)
+            base = self.bases[place] = old if old == base else base
         return base
 
 
