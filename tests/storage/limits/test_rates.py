@@ -115,6 +115,23 @@ def test_the_same_end_told_twice_changes_the_rates_once(driver: Driver, algorith
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("tokens", [False, True])
+def test_a_name_that_is_used_again_counts_again(driver: Driver, algorithm: Algorithm, tokens: bool) -> None:
+    plan = Plan(rates=(rate(algorithm=algorithm, tokens=tokens, max_delay_s=3.5),))
+
+    async def main() -> None:
+        async with opened(driver) as limiter:
+            for _ in range(4):
+                driver.step(1)
+                assert (await take(limiter, plan)).allowed
+            verdict = await take(limiter, plan)
+            whole = 4.5 if algorithm == "leaky_bucket" else 10
+            assert verdict.rates[0].remaining == pytest.approx(whole - 4 - verdict.allowed, abs=1e-3)
+
+    asyncio.run(main())
+
+
 def test_the_rate_to_wait_for_longest_is_named_and_nothing_is_taken(driver: Driver) -> None:
     rates = tuple(rate(f"r{i}", 10, 10.0 * (i + 1), algorithm) for i, algorithm in enumerate(ALGORITHMS[:3]))
     plan = Plan(rates=(rate("free", 1000, 1), *rates))

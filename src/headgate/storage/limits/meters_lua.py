@@ -98,8 +98,11 @@ function log.wait(r, cost)
 end
 function log.take(r, claim, cost)
   if cost > 0 then
-    local added = redis.call('ZADD', r.key, whole(now), text(cost) .. ':' .. claim)
-    r.total = r.total + cost * added
+    local member = text(cost) .. ':' .. claim
+    local before = redis.call('ZSCORE', r.key, member)
+    if before then redis.call('ZADD', r.key, before, member .. '\\0' .. before) end  -- a name used again counts again
+    redis.call('ZADD', r.key, whole(now), member)
+    r.total = r.total + cost
     log_write(r)
   end
   return 0
