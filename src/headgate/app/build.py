@@ -14,11 +14,11 @@ import msgspec
 import headgate
 from headgate.api.runs import Runs
 from headgate.api.services import RefusedRequest, Services
-from headgate.app.books import Kit, Work, open_books
 from headgate.app.config import EMBEDDED, Config, Environment
 from headgate.app.fleet import Fleet
 from headgate.app.home import Home
 from headgate.app.inference import Inference
+from headgate.app.ledger import Kit, Work, open_books
 from headgate.app.pathway import Pathway, pathway, watch
 from headgate.app.routes import visible_models
 from headgate.app.yamlfile import ConfigError
