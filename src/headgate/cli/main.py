@@ -5,7 +5,23 @@ import sys
 
 from headgate import __version__
 from headgate.app.yamlfile import ConfigError
-from headgate.cli import audit, budgets, config, doctor, keys, limits, models, projects, serve, train, users
+from headgate.cli import (
+    audit,
+    budgets,
+    config,
+    doctor,
+    invoices,
+    keys,
+    limits,
+    models,
+    prices,
+    projects,
+    reconcile,
+    serve,
+    train,
+    usage,
+    users,
+)
 from headgate.core.errors import HeadgateError
 
 _EXAMPLE = "example:\n  headgate serve            # a real model on http://127.0.0.1:4000, nothing to set up"
@@ -20,7 +36,8 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"headgate {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (serve, projects, users, keys, limits, budgets, audit, config, models, doctor, train):
+    tenancy = (projects, users, keys, limits, budgets, audit)
+    for module in (serve, *tenancy, usage, invoices, reconcile, prices, config, models, doctor, train):
         module.add_parser(commands)
     return top
 

@@ -1,13 +1,21 @@
-"""The SQL of invoices."""
+"""The SQL of invoices, and of comparisons with providers' files."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy import Connection
+from msgspec import Struct
+from sqlalchemy import Connection, RowMapping
 
-from headgate.ledger.accounts.store import column, exact, whole
+from headgate.core.usage import Receipt
+from headgate.ledger.accounts.store import column, count_if, exact, whole
+from headgate.ledger.billing.corrections import ESTIMATES_MAX, Amounts, Payer
 from headgate.ledger.billing.invoices import Adjustment, Invoice, MonthSum, month_span
+from headgate.ledger.billing.provider_files import DAY_S
+from headgate.ledger.billing.reconcile import Ours, Scope, canonical
+from headgate.ledger.store import add_entries
 from headgate.storage.sql import tables_billing as tables
 from headgate.storage.sql.port import Sql
 from headgate.storage.sql.tables_ledger import ledger
@@ -15,6 +23,9 @@ from headgate.storage.sql.tables_ledger import ledger
 LIST_MAX = 1_000
 Draw = Callable[[Sequence[MonthSum], Sequence[Adjustment]], Invoice]
 Seal = Callable[[Invoice, str, str | None], Invoice]
+Estimates = Callable[[int], dict[str, list[Payer]]]
+"""From a day to its estimated entries that nobody has corrected, by canonical model."""
+RECONCILE_S = 120.0
 
 _LEDGER = ledger.c
 _TOKENS = {
@@ -27,11 +38,26 @@ _TOKENS = {
 _decoder = msgspec.json.Decoder(Invoice)
 
 
-class Store:
-    """Every method is one transaction. Raises `Overloaded` where the database cannot be reached."""
+T = TypeVar("T")
 
-    def __init__(self, sql: Sql) -> None:
+
+class Judged(Struct, frozen=True, kw_only=True):
+    """What a comparison comes to: entries to add, and the row that tells of them."""
+
+    corrections: tuple[Receipt, ...]
+    row: dict[str, Any]
+
+
+class Store:
+    """Every method is one transaction. Raises `Overloaded` where the database cannot be reached.
+
+    `sinks` and `source`: who is told of corrections, and by whom, as of all receipts.
+    """
+
+    def __init__(self, sql: Sql, sinks: Sequence[str] = (), source: str = "/headgate") -> None:
         self._sql = sql
+        self._sinks = tuple(sinks)
+        self._source = source
 
     async def draft(self, tenant: str, month: str, draw: Draw) -> Invoice:
         """The issued invoice where there is one, else what `draw` makes of the month."""
@@ -70,6 +96,24 @@ class Store:
             return await self._sql.run(work)
         except sa.exc.IntegrityError:
             return None
+
+    async def drifts(self, backend: str, covered: Scope, judge: "Callable[[list[Ours], Estimates], T]") -> T:
+        """What `judge` makes of what the backend's entries say, on one snapshot."""
+        return await self._sql.read(lambda db: _judged(db, backend, covered, judge), timeout_s=RECONCILE_S)
+
+    async def correct(self, backend: str, covered: Scope, judge: "Callable[[list[Ours], Estimates], Judged]") -> Judged:
+        """The same, and adds the corrections it gives with a row about them; nobody else corrects meanwhile."""
+
+        def work(db: Connection) -> Judged:
+            if db.dialect.name == "postgresql":
+                db.execute(sa.text("LOCK TABLE reconciliations IN EXCLUSIVE MODE"))
+            judged = _judged(db, backend, covered, judge)
+            if judged.corrections:
+                add_entries(db, judged.corrections, self._sinks, self._source)
+                db.execute(sa.insert(tables.reconciliations), judged.row)
+            return judged
+
+        return await self._sql.run(work, timeout_s=RECONCILE_S)
 
     async def issued(self, tenant: str | None) -> list[Invoice]:
         """The newest first, `LIST_MAX` at most."""
@@ -145,3 +189,84 @@ def _month_sums(db: Connection, tenant: str, start: float, end: float) -> list[M
         )
         for row in db.execute(statement).mappings()
     ]
+
+
+def _judged(db: Connection, backend: str, covered: Scope, judge: Callable[[list[Ours], Estimates], T]) -> T:
+    return judge(_ours(db, backend, covered), lambda day: _estimates(db, backend, covered, day))
+
+
+def _covered(backend: str, first: int, end: int, operations: Sequence[str]) -> list[sa.ColumnElement[bool]]:
+    start, stop = float(first * DAY_S), float(end * DAY_S)
+    found = [_LEDGER.backend == backend, _LEDGER.started_at >= start, _LEDGER.started_at < stop]
+    return [*found, _LEDGER.operation.in_(operations)] if operations else found
+
+
+def _ours(db: Connection, backend: str, covered: Scope) -> list[Ours]:
+    groups = (column(db, "day"), _LEDGER.tenant, _LEDGER.upstream_model, _LEDGER.operation)
+    correction = _LEDGER.outcome == "correction"
+    statement = (
+        sa.select(
+            *(group.label(f"group_{place}") for place, group in enumerate(groups)),
+            count_if(~correction, "requests"),
+            count_if(_LEDGER.cost_nanos.is_(None) & ~correction, "unpriced"),
+            *exact("nanos", _LEDGER.cost_nanos),
+            *(half for name, number in _TOKENS.items() for half in exact(name, number)),
+        )
+        .where(*_covered(backend, covered.first, covered.end, covered.operations))
+        .where((_LEDGER.input_tokens != 0) | (_LEDGER.output_tokens != 0) | (_LEDGER.cost_nanos != 0))
+        .group_by(*groups)
+    )
+    return [
+        Ours(
+            day=row["group_0"],
+            tenant=row["group_1"],
+            upstream_model=row["group_2"],
+            operation=row["group_3"],
+            requests=int(row["requests"]),
+            unpriced=int(row["unpriced"]),
+            used=_amounts(partial(whole, row)),
+        )
+        for row in db.execute(statement).mappings()
+    ]
+
+
+def _estimates(db: Connection, backend: str, covered: Scope, day: int) -> dict[str, list[Payer]]:
+    """At most one more per model than would get a correction each."""
+    other = ledger.alias("other")
+    statement = (
+        sa.select(ledger)
+        .where(*_covered(backend, day, day + 1, covered.operations), _LEDGER.estimated)
+        .where(_LEDGER.outcome != "correction", ~sa.exists().where(other.c.corrects == _LEDGER.id))
+        .order_by(_LEDGER.started_at, _LEDGER.id)
+    )
+    found: dict[str, list[Payer]] = {}
+    for row in db.execute(statement).mappings():
+        same = found.setdefault(canonical(row["upstream_model"]), [])
+        if len(same) <= ESTIMATES_MAX:
+            same.append(_payer(row))
+    return found
+
+
+def _payer(row: RowMapping) -> Payer:
+    return Payer(
+        tenant=row["tenant"],
+        used=_amounts(lambda name: row["cost_nanos"] or 0 if name == "nanos" else row[f"{name}_tokens"]),
+        entry=row["id"],
+        key_id=row["key_id"],
+        user=row["user_id"],
+        session=row["session"],
+        operation=row["operation"],
+        model=row["model"],
+        upstream_model=row["upstream_model"],
+        started_at=row["started_at"],
+    )
+
+
+def _amounts(number: Callable[[str], int]) -> Amounts:
+    return Amounts(
+        input=number("input"),
+        cached=number("cached"),
+        cache_write=number("cache_write"),
+        output=number("output"),
+        nanos=number("nanos"),
+    )
