@@ -117,6 +117,7 @@ class Kafka:
 
     def hang(self) -> None:
         os.kill(self._process.pid, signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)  # every thread of it has stopped
 
     def resume(self) -> None:
         os.kill(self._process.pid, signal.SIGCONT)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 import sqlalchemy as sa
 
 from headgate.core.errors import Overloaded
 from headgate.core.usage import Receipt
-from headgate.ledger.journal import Journal
+from headgate.ledger.journal import Journal, LedgerSettings
+from headgate.ledger.recovery import recover
 from headgate.ledger.shipper import Shipper
 from headgate.ledger.store import Store
 from headgate.storage.sql import tables_ledger as tables
@@ -21,7 +23,7 @@ from headgate.storage.sql.open import open_sql
 from headgate.storage.sql.port import Sql
 from headgate.telemetry.log import Log
 from tests.clock import VirtualClock
-from tests.ledger.test_journal import names, receipt
+from tests.ledger.test_journal import names, opening, receipt
 from tests.pipeline.spine import until
 
 
@@ -232,5 +234,50 @@ def test_shutdown_gives_up_after_its_time_and_the_next_start_ships_the_rest(tmp_
             house.start()
             await house.shipper.finish(10.0)
             assert await house.ledger() == names(1)
+
+    asyncio.run(main())
+
+
+def test_openings_are_passed_over_and_their_segments_go_while_they_are_under_way(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with works(tmp_path) as house:
+            house.journal.open(opening(999))
+            for number in range(20):
+                house.journal.open(opening(number))
+                house.append(number)
+                if number % 3 == 0:
+                    await house.shipper.flush()
+            await house.shipper.flush()
+            assert await house.ledger() == names(*range(20))
+            assert house.journal.segments() == [house.journal.current]
+            assert house.shipper.unshipped() == house.journal.unshipped == 0
+            assert house.shipper.torn == 0
+            house.start()
+            assert [found.opening.id for found in recover(house.journal)] == names(999)
+            await house.shipper.flush()
+            assert await house.ledger() == names(*range(20), 999)
+
+    asyncio.run(main())
+
+
+def test_new_work_is_refused_while_too_much_waits_and_taken_again_once_sql_is_back(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with works(tmp_path) as house:
+            journal = Journal(tmp_path / "bounded", settings=LedgerSettings(max_unshipped_mb=1))
+            shipper = Shipper(journal, house.store, "home2", house.clock, Log(house.clock, "error", print))
+            house.store.away = True
+            for number in range(60):
+                journal.append(receipt(number, user="x" * 20_000))
+            with pytest.raises(Overloaded):
+                await shipper.flush()
+            assert journal.unshipped > 1 << 20
+            with pytest.raises(Overloaded) as refused:
+                journal.open(opening(100))
+            assert refused.value.code == "ledger_behind"
+            house.store.away = False
+            await shipper.flush()
+            assert not journal.full
+            journal.open(opening(100))
+            assert len(await house.ledger()) == 60
 
     asyncio.run(main())

@@ -141,6 +141,19 @@ def test_kafka_has_what_it_acknowledged_under_the_projects_key() -> None:
         asyncio.run(main(cluster))
 
 
+def test_a_message_that_no_broker_takes_does_not_hold_up_the_others() -> None:
+    async def main(cluster: Kafka, server: Nats) -> None:
+        large = Message("att_1", "p", json.dumps({"id": "att_1", "text": "x" * 2_000_000}))
+        for bus in (kafka_bus(cluster), nats_bus(server)):
+            async with opened(bus):
+                delivery = await bus.publish([message(0), large, message(2), message(3)])
+                assert delivery.acknowledged == ids(0, 2, 3)
+                assert delivery.trouble
+
+    with kafka_cluster() as cluster, nats_with_stream() as server:
+        asyncio.run(main(cluster, server))
+
+
 def test_kafka_hanging_is_said_in_time_holds_up_no_other_work_and_passes() -> None:
     async def main(cluster: Kafka) -> None:
         async with opened(kafka_bus(cluster)) as bus:

@@ -59,10 +59,12 @@ class KafkaBus:
             else:
                 failed.append(error)
 
-        trouble: str | None = None
         try:
             producer = self._producer = self._producer or self._connect()
-            for message in messages:
+        except KafkaException as error:
+            return Delivery(frozenset(), self._words([error.args[0]]))
+        for message in messages:
+            try:
                 producer.produce(
                     self._topic,
                     message.body.encode(),
@@ -70,16 +72,16 @@ class KafkaBus:
                     headers={"content-type": CONTENT_TYPE},
                     on_delivery=partial(told, message.id),
                 )
-            producer.flush(PUBLISH_SECONDS)
-        except KafkaException as error:
-            failed.append(error.args[0])
-        except BufferError:
-            trouble = "its queue is full"
+            except KafkaException as error:  # about this one, such as its size: the others may go
+                failed.append(error.args[0])
+            except BufferError:
+                break
+        producer.flush(PUBLISH_SECONDS)
         if len(taken) < len(messages):
-            trouble = trouble or self._words(failed)
             if any(error.fatal() for error in failed):
                 self._producer = None  # an idempotent producer ends with its first fatal error
-        return Delivery(frozenset(taken), trouble)
+            return Delivery(frozenset(taken), self._words(failed))
+        return Delivery(frozenset(taken))
 
     def _words(self, failed: list[KafkaError]) -> str:
         """What the client said last about its connections says more than that a record timed out."""
