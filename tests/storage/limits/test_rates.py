@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from headgate.core.limiter import Cost, Place, Plan
@@ -203,7 +204,7 @@ def test_numbers_that_are_no_limit_are_refused_by_name(driver: Driver, changes: 
     async def main() -> None:
         async with opened(driver) as limiter:
             with pytest.raises(ValueError, match=r"rate 'r': \w+ is .*; give"):
-                await take(limiter, Plan(rates=(rate(**{"amount": 10, **changes}),)))  # type: ignore[arg-type]
+                await take(limiter, Plan(rates=(msgspec.structs.replace(rate(), **changes),)))
             with pytest.raises(ValueError, match="stands twice"):
                 await take(limiter, Plan(rates=(rate(), rate())))
             with pytest.raises(ValueError, match="a cost of -1 tokens"):

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from fractions import Fraction
+from typing import NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -165,28 +166,43 @@ async def _on_redis(driver: RedisDriver, algorithm: Algorithm, seed: int, steps:
         await limiter.aclose()
 
 
+class Take(NamedTuple):
+    key: str
+    amount: int
+    large: bool
+    cost: int
+
+
+class End(NamedTuple):
+    which: int
+    amount: int
+    large: bool
+    used: int
+
+
+_AMOUNT = st.sampled_from(AMOUNTS)
+_US = st.sampled_from((0, 1, MS, 499_999, 1_000_000, 10_000_000)) | st.integers(0, 10**8)
 _STEP = st.one_of(
-    st.tuples(
-        st.just("take"), st.sampled_from("ab"), st.sampled_from(AMOUNTS), st.booleans(), st.integers(0, 30)
-    ),
-    st.tuples(st.just("end"), st.integers(0, 50), st.sampled_from(AMOUNTS), st.booleans(), st.integers(0, 30)),
-    st.tuples(st.just("step"), st.sampled_from((0, 1, MS, 499_999, 1_000_000, 10_000_000)) | st.integers(0, 10**8)),
-    st.tuples(st.just("wait")),
-)  # fmt: skip
+    st.builds(Take, st.sampled_from("ab"), _AMOUNT, st.booleans(), st.integers(0, 30)),
+    st.builds(End, st.integers(0, 50), _AMOUNT, st.booleans(), st.integers(0, 30)),
+    _US,
+    st.none(),
+)
+"""A number is a time to pass; nothing, the wait that the last refusal named."""
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=st.lists(_STEP, max_size=40))
-def test_any_walk_in_memory(algorithm: Algorithm, steps: list[tuple[object, ...]]) -> None:
+def test_any_walk_in_memory(algorithm: Algorithm, steps: list[Take | End | int | None]) -> None:
     async def main() -> None:
         walk = memory_walk(algorithm)
-        for what, *rest in steps:
-            if what == "take":
-                await walk.take(*rest)  # type: ignore[arg-type]
-            elif what == "end":
-                await walk.end(*rest)  # type: ignore[arg-type]
+        for step in steps:
+            if isinstance(step, Take):
+                await walk.take(*step)
+            elif isinstance(step, End):
+                await walk.end(*step)
             else:
-                walk.step(rest[0] if rest else walk.wait_us)  # type: ignore[arg-type]
+                walk.step(walk.wait_us if step is None else step)
 
     asyncio.run(main())

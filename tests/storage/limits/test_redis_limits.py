@@ -11,6 +11,7 @@ import redis
 from headgate.core.clock import SystemClock
 from headgate.core.errors import Overloaded
 from headgate.core.limiter import Account, AccountState, Cost, Place, Plan
+from headgate.core.policy import Algorithm
 from headgate.storage.errors import StorageError
 from headgate.storage.limits.memory import MemoryLimiter
 from headgate.storage.limits.open import open_limiter
@@ -78,7 +79,7 @@ def test_a_server_that_says_nothing_is_given_up_in_time_and_what_it_hears_late_t
     asyncio.run(main())
 
 
-def test_an_account_is_missing_after_the_server_was_flushed(redis_driver: RedisDriver) -> None:
+def test_an_account_is_missing_after_the_server_was_flushed() -> None:
     async def main() -> None:
         server, url = servers.start_redis()
         limiter = RedisLimiter.at(url, SystemClock(), 20.0)
@@ -154,9 +155,9 @@ def test_an_account_goes_a_while_after_its_last_use_and_never_while_something_is
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_clock_that_goes_back_mints_no_credit_and_stops_nobody_for_long(
-    redis_driver: RedisDriver, algorithm: str
+    redis_driver: RedisDriver, algorithm: Algorithm
 ) -> None:
-    plan = Plan(rates=(rate("r", 10, 10, algorithm, max_delay_s=0),))  # type: ignore[arg-type]
+    plan = Plan(rates=(rate("r", 10, 10, algorithm, max_delay_s=0),))
 
     async def main() -> None:
         limiter = redis_driver.replica()
