@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from headgate.core.tasks import Tasks
 from headgate.storage.limits.scripts import Script
@@ -29,7 +29,9 @@ class _Wish(Struct, eq=False):
 
 
 class Pipelines:
-    """`timeout_s` bounds a pipeline's round trip. Waiting for one's turn is for the caller to bound."""
+    """`timeout_s` bounds a pipeline's round trip. While the server answers, a burst waits its turn, however long it is;
+    one round trip without an answer fails all that wait.
+    """
 
     def __init__(self, client: Redis, timeout_s: float) -> None:
         self._client = client
@@ -73,13 +75,17 @@ class Pipelines:
                 again = await self._execute([batch[place] for place in unknown], lambda script: ("EVAL", script.text))
                 for place, answer in zip(unknown, again, strict=True):
                     answers[place] = answer
-        except BaseException as error:
+        except (RedisError, OSError) as error:  # a TimeoutError is an OSError
+            batch += self._wishes
+            self._wishes.clear()
             for wish in batch:
                 if not wish.answer.done():
-                    wish.answer.set_exception(error) if isinstance(error, Exception) else wish.answer.cancel()
-            if not isinstance(error, Exception):
-                raise
+                    wish.answer.set_exception(error)
             return
+        except BaseException:
+            for wish in batch:
+                wish.answer.cancel()
+            raise
         for wish, answer in zip(batch, answers, strict=True):
             if wish.answer.done():
                 continue
@@ -106,5 +112,5 @@ async def _kept(client: Redis, *command: object) -> Any:
     execute: Callable[..., Any] = client.execute_command
     try:
         return await execute(*command)
-    except NoScriptError as error:
+    except ResponseError as error:
         return error

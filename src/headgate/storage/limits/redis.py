@@ -95,7 +95,7 @@ class RedisLimiter:
         ]  # fmt: skip
         answered = False
         try:
-            flat = await self._bounded(self._evaluate(self._scripts.reserve, arguments))
+            flat = await self._told(self._evaluate(self._scripts.reserve, arguments))
             answered = True
         finally:
             if not answered and prepared.settles:  # cancelled while waiting, too
@@ -132,13 +132,13 @@ class RedisLimiter:
             keys = [key for account, _ in part for key in self._keys.account(account.key)]
             sums = [{"sum": amount, "keep": milliseconds(account.keep_s)} for account, amount in part]
             arguments = [len(keys), *keys, what, msgspec.msgpack.encode(sums)]
-            await self._bounded(self._evaluate(self._scripts.spent, arguments))
+            await self._told(self._evaluate(self._scripts.spent, arguments))
 
     async def balances(self, keys: Sequence[str]) -> list[AccountState | None]:
         found: list[AccountState | None] = []
         for first in range(0, len(keys), _CHUNK):
             names = [name for key in keys[first : first + _CHUNK] for name in self._keys.account(key)]
-            packed = await self._bounded(self._evaluate(self._scripts.balances, [len(names), *names]))
+            packed = await self._told(self._evaluate(self._scripts.balances, [len(names), *names]))
             flat = msgspec.msgpack.decode(packed)
             found += [AccountState(s, h) if s >= 0 else None for s, h in zip(flat[::2], flat[1::2], strict=True)]
         return found
@@ -182,14 +182,23 @@ class RedisLimiter:
         answers: list[Any] = await self._bounded(pipeline.execute(raise_on_error=False))
         return answers
 
-    async def _bounded(self, command: Awaitable[Any]) -> Any:
+    async def _told(self, answer: Awaitable[Any]) -> Any:
+        """What a script says; a round trip is bounded by the pipeline it travels in."""
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await command
+            return await answer
         except TimeoutError as error:
             raise _away(f"did not answer within {self._timeout_s:g} s") from error
         except (RedisError, OSError) as error:
             raise _away(f"cannot be used ({str(error)[:200]})") from error
+
+    async def _bounded(self, command: Awaitable[Any]) -> Any:
+        """For what does not bound itself."""
+
+        async def bound() -> Any:
+            async with asyncio.timeout(self._timeout_s):
+                return await command
+
+        return await self._told(bound())
 
 
 def _outcome(entry: _Settlement, answer: object) -> Outcome:
