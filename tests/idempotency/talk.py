@@ -31,9 +31,15 @@ def chat(text: str, model: str = "ok", **fields: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": text}], **fields}
 
 
-def message(body: dict[str, Any], key: str | None, path: str = "/v1/chat/completions", **headers: str) -> bytes:
+def message(
+    body: dict[str, Any],
+    key: str | None,
+    path: str = "/v1/chat/completions",
+    credential: str = ADMIN_KEY,
+    **headers: str,
+) -> bytes:
     data = json.dumps(body).encode()
-    lines = [f"POST {path} HTTP/1.1", "host: test", f"authorization: Bearer {ADMIN_KEY}"]
+    lines = [f"POST {path} HTTP/1.1", "host: test", f"authorization: Bearer {credential}"]
     lines += ["content-type: application/json", f"content-length: {len(data)}", "connection: close"]
     if key is not None:
         lines.append(f"idempotency-key: {key}")

@@ -68,12 +68,23 @@ def test_a_replay_is_a_call_that_costs_nothing(live: Live) -> None:
     assert (paid["attempts"], paid["outcome"], paid.get("replayed")) == (1, "ok", None)
     assert (free["attempts"], free["outcome"], free["replayed"]) == (0, "ok", True)
     assert (free["input_tokens"], free["output_tokens"], free.get("cost_usd")) == (0, 0, None)
-    _, page = live.get("/admin/usage?group_by=key", live.key)
-    assert page
     ledger = json.loads(live.get("/admin/usage", live.key)[1])["data"][0]["results"]
     assert sum(row["num_model_requests"] for row in ledger) == len(
         [event for event in live.events("call.done") if event["attempts"]]
     )
+
+
+def test_a_replay_counts_as_one_request_and_no_tokens(live: Live, upstream: str) -> None:
+    limits = {"requests_per_minute": 3, "tokens_per_minute": 300}
+    status, made = live.post("/admin/keys", {"name": "small", "limits": limits})
+    assert status == 200, made
+    data = message(chat("limited", max_tokens=250), "limited", credential=json.loads(made)["key"])
+    answers = [asyncio.run(send(live.port, data)) for _ in range(4)]
+    assert [answer.status for answer in answers] == [200, 200, 200, 429]
+    assert [answer.replay for answer in answers] == [None, "true", "true", None]
+    left = [answer.headers["x-ratelimit-remaining-requests"] for answer in answers[:3]]
+    assert left == ["2", "1", "0"]
+    assert runs(upstream)["limited"] == 1
 
 
 def test_another_body_under_the_same_key_is_a_conflict_and_runs_nothing(live: Live, upstream: str) -> None:

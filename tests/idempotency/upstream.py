@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.upstream import server
-from tests.upstream.behaviours import Exchange
+from tests.upstream.exchange import Exchange
 from tests.upstream.process import ROOT, get
 
 _number = itertools.count(1)

@@ -48,12 +48,15 @@ async def answer_once(exchange: Exchange, call: Call, produce: Produce) -> None:
         run, first = await _enter(services, call, ask, produce)
         follower = run.recording.join()
         try:
-            await _in_time(services, call, run.begun())
+            try:
+                await _in_time(services, call, run.begun())
+            finally:
+                exchange.called = first and run.state == "here"  # then the run tells the log what becomes of it
             if run.state != "over":
                 await _follow(exchange, call, run, follower, first and run.state == "here")
                 return
         finally:
-            run.leave(follower)
+            services.runs.leave(run, follower)
 
 
 async def _enter(services: Services, call: Call, ask: Ask, produce: Produce) -> tuple[Run, bool]:
@@ -90,6 +93,10 @@ async def _carry_out(services: Services, call: Call, produce: Produce, run: Run)
         await _claim(services, run)
         if run.state == "here":
             await _run(services, call, produce, run)
+    except asyncio.CancelledError:
+        if run.state == "claiming":
+            await _release(services, run)  # the claim may be there: nothing was sent for it
+        raise
     except HeadgateError as error:
         if isinstance(error, Conflict):
             services.runs.count(str(error.code).removeprefix("idempotency_"))
@@ -207,8 +214,6 @@ def _about_the_answer(headers: tuple[Header, ...]) -> tuple[Header, ...]:
 async def _follow(exchange: Exchange, call: Call, run: Run, follower: Follower, first: bool) -> None:
     """Sends the answer from its beginning. All but the first caller are admitted before, as calls that cost nothing."""
     recording, services = run.recording, exchange.services
-    if first:
-        exchange.called = True  # the run tells the log what becomes of the call
     if recording.headers is None:
         await recording.more(follower)  # raises why
     headers = recording.headers or ()

@@ -63,16 +63,6 @@ class Run:
         if self.state != "over":
             await self.recording.begun()
 
-    def leave(self, follower: Follower) -> None:
-        """Nobody needs to wait for another replica once nobody waits here."""
-        self.recording.leave(follower)
-        if self.recording.followed:
-            return
-        if self.state == "elsewhere" and self.task is not None:
-            self.task.cancel()
-        if not self.in_hand:
-            self.recording.forget()
-
 
 class Runs:
     """By slot; at most `settings.calls`. `count` is told what became of each call with a key, for the metrics."""
@@ -87,6 +77,11 @@ class Runs:
 
     def __len__(self) -> int:
         return len(self._by_slot)
+
+    @property
+    def held(self) -> int:
+        """Bytes of all their recordings."""
+        return self._memory.used
 
     def get(self, slot: str) -> Run | None:
         return self._by_slot.get(slot)
@@ -119,6 +114,17 @@ class Runs:
             del self._by_slot[run.ask.slot]
             if not run.recording.followed:
                 run.recording.forget()
+
+    def leave(self, run: Run, follower: Follower) -> None:
+        """Nobody needs to wait for another replica once nobody waits here."""
+        run.recording.leave(follower)
+        if run.recording.followed:
+            return
+        if run.state == "elsewhere" and run.task is not None:
+            self.drop(run)
+            run.task.cancel()
+        if not run.in_hand:
+            run.recording.forget()
 
     async def aclose(self, grace_s: float = 0.0) -> None:
         """Lets all end within so many seconds, then ends them: their claims are released and their callers told."""
