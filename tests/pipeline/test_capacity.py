@@ -90,6 +90,21 @@ def test_calls_that_time_out_or_are_refused_shrink_it_once_per_second() -> None:
     assert limit.limit == limit.settings.min
 
 
+def test_a_few_refusals_among_many_answers_do_not_shrink_it() -> None:
+    limit = Adaptive(AdaptiveSettings())
+    now = 0.0
+    for call in range(20_000):
+        now += 0.01
+        limit.sample(SERVICE_S, 50, now)
+        if call % 50 == 25:
+            limit.dropped(50, now)
+    assert limit.limit == 1_000
+    for _ in range(300):
+        now += 0.01
+        limit.dropped(50, now)
+    assert limit.limit < 300
+
+
 def test_kinds_of_calls_do_not_disturb_each_other() -> None:
     """Streams begin in 0.2 s and whole answers take 20 s: a change of the mix is no queue."""
     limit = Adaptive(AdaptiveSettings())

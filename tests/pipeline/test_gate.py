@@ -262,7 +262,7 @@ def test_what_slots_tell_moves_an_adaptive_limit() -> None:
 @pytest.mark.parametrize("seed", range(2))
 def test_the_estimate_of_waiting_is_honest(load: float, seed: int) -> None:
     """One tenant floods, four are modest; each sees within 25 % of what it was told, over its calls."""
-    seconds, slots, service = 250.0, 10, 0.5
+    seconds, slots, service = 150.0, 10, 0.5
     told: dict[str, list[tuple[float, float]]] = {}
 
     async def main() -> None:

@@ -187,7 +187,7 @@ class Gate:
 
     def observe(self, slot: Slot, latency_s: float, kind: str) -> None:
         """For `Slot.observe`."""
-        self.capacity.sample(latency_s, slot.in_flight, self._clock.monotonic(), kind)
+        self.capacity.sample(latency_s, slot.in_flight, self._clock.monotonic(), kind, self._hold_s)
         if self._queue:
             self._let_in()
 
@@ -201,14 +201,14 @@ class Gate:
         if not ok:
             self.capacity.dropped(slot.in_flight, now)
         elif latency_s is not None:
-            self.capacity.sample(latency_s, slot.in_flight, now, kind)
+            self.capacity.sample(latency_s, slot.in_flight, now, kind, self._hold_s)
         if self._queue:
             self._let_in()
 
     async def _wait(self, ticket: Ticket, now: float) -> Slot:
         waiter = self._line_up(ticket, now)
         try:
-            async with ticket.deadline.within(self._clock, self.settings.queue_wait_s):
+            async with asyncio.timeout(waiter.until - now):
                 return await waiter.place
         except BaseException as error:
             place = waiter.place
@@ -221,7 +221,10 @@ class Gate:
             raise
 
     def _line_up(self, ticket: Ticket, now: float) -> _Waiter:
-        allowed = max(0.0, min(self.settings.queue_wait_s, ticket.deadline.at - now))
+        left = max(0.0, ticket.deadline.at - now)
+        # Some of it is for the answer: a call let in at its deadline would only take another's room.
+        answer = self._hold_s * max(1.0, ticket.cost_tokens / self._mean_cost) if self._mean_cost else 0.0
+        allowed = min(self.settings.queue_wait_s, left - min(answer, left / 2))
         expected = self.expected_wait(ticket)
         if expected > allowed:
             raise Overloaded(
