@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from headgate.core.bus import Delivery, Message
+from headgate.core.bus import Delivery, KafkaSettings, Message
 from headgate.core.clock import SystemClock
 from headgate.ledger.outbox import Publisher, Sink
 from headgate.ledger.store import Store
+from headgate.storage.bus.kafka import KafkaBus
 from headgate.storage.sql.open import open_sql
 from headgate.telemetry.log import Log
 from headgate.telemetry.metrics import Metrics
+from tests.brokers import Kafka, kafka_cluster
 from tests.ledger.test_journal import ROOT, names, receipt
 
 STEPS = ("ship", "shipped", "claim", "claimed", "publish", "publishing", "acknowledged", "remove", "removed")
@@ -156,3 +158,34 @@ def test_publishers_on_one_database_share_the_work_and_double_nothing(sql_url: s
             await sql.aclose()
 
     asyncio.run(main())
+
+
+@pytest.mark.prove
+def test_kafka_hanging_for_a_while_under_load_gets_every_receipt(tmp_path: Path) -> None:
+    async def main(cluster: Kafka) -> None:
+        clock = SystemClock()
+        sql = await open_sql(f"sqlite:///{tmp_path}/ledger.db")
+        store, log = Store(sql, ("kafka",), "/headgate/home1"), Log(clock, "error", print)
+        bus = KafkaBus(KafkaSettings(servers=cluster.servers), {})
+        publisher = Publisher(Sink("kafka", bus), store, "home1", clock, random.Random(1), log, Metrics())
+        running = asyncio.create_task(publisher.run())
+        for turn in range(40):
+            await store.add_receipts([receipt(turn * 50 + number) for number in range(50)], "log", 1)
+            if turn == 10:
+                cluster.hang()
+            if turn == 30:
+                cluster.resume()
+            await asyncio.sleep(0.5)
+        async with asyncio.timeout(90):
+            while (await store.backlog("kafka"))[0]:
+                await asyncio.sleep(0.2)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await bus.aclose()
+        await sql.aclose()
+        read = await asyncio.to_thread(cluster.read, 2_000)
+        assert {event["id"] for event in read} == set(names(*range(2_000)))
+        assert len(read) < 3_000
+
+    with kafka_cluster() as cluster:
+        asyncio.run(main(cluster))

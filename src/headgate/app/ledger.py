@@ -20,7 +20,7 @@ from headgate.core.limiter import Limiter
 from headgate.ledger.events import BudgetAlert, budget_event
 from headgate.ledger.journal import Journal
 from headgate.ledger.outbox import Outbox, Publisher, Sink
-from headgate.ledger.recovery import recover
+from headgate.ledger.recovery import lost, recover
 from headgate.ledger.shipper import Shipper
 from headgate.ledger.store import Store
 from headgate.pipeline.alerts import Alert
@@ -99,6 +99,8 @@ async def open_books(
         stack.callback(journal.close)
         found = await asyncio.to_thread(recover, journal)
         settle_lost(limiter, found)
+        for opening in found:
+            kit.metrics.attempt(lost(opening))
         if found:
             kit.log.event(names.LEDGER_RECOVERED, "warning", attempts=len(found))
         shipper = Shipper(journal, store, instance, kit.clock, kit.log)

@@ -1,5 +1,7 @@
 """Sinks in `headgate.yaml`: what is wrong is said at the start, with its line; secrets are never shown."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,25 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:
 def test_a_password_that_was_put_into_a_url_is_not_shown(tmp_path: Path) -> None:
     config = load(written(tmp_path, 'events:\n  - {kind: nats, url: "nats://u:pw1234@h:1", stream: S}\n'))
     assert "pw1234" not in str(show(config))
+
+
+WITHOUT = """
+import sys
+sys.modules["nats"] = sys.modules["confluent_kafka"] = None  # as where the extras are not installed
+from headgate.core.bus import KafkaSettings, NatsSettings
+from headgate.storage.bus.open import open_bus
+from headgate.storage.errors import StorageError
+for settings in (NatsSettings(url="nats://h:1", stream="S"), KafkaSettings(servers="h:1")):
+    try:
+        open_bus(settings, {})
+    except StorageError as error:
+        print(error)
+"""
+
+
+def test_a_client_that_is_not_installed_is_named_with_the_command_that_brings_it() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == [
+        "events: 'nats' needs a client that is not installed; run: pip install 'headgate[nats]'",
+        "events: 'kafka' needs a client that is not installed; run: pip install 'headgate[kafka]'",
+    ], done.stderr
