@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from headgate.core.errors import OverBudget, Upstream
+from headgate.core.errors import OverBudget, OverLimit, Upstream
 from headgate.core.events import Finish, Text
 from headgate.core.policy import NANOS, Budget, Governed, Level, Policy
 from headgate.core.principal import Principal
@@ -63,7 +63,7 @@ def test_a_call_refused_only_because_others_are_in_progress_may_come_again(door:
     async def main() -> None:
         house = door(policies=governed(Budget(0.003, per="month")))
         first = await house.enter(max_completion_tokens=1000)
-        with pytest.raises(OverBudget) as refused:
+        with pytest.raises(OverLimit) as refused:
             await house.enter(max_completion_tokens=1000)
         assert refused.value.code == "budget_reserved"
         assert refused.value.retryable
@@ -200,7 +200,7 @@ def test_a_session_has_its_own_budget_and_calls_without_one_have_none(door: Make
         house = door(policies=governed(Budget(0.0025, per="session")))
         one = structs.replace(make_call(house.clock, max_completion_tokens=1000), session="s1")
         lease = await house.admit(one)
-        with pytest.raises(OverBudget):
+        with pytest.raises(OverLimit):
             await house.admit(structs.replace(one, id="req_again"))
         other = await house.admit(structs.replace(one, id="req_other", session="s2"))
         none = await house.admit(structs.replace(one, id="req_none", session=None))

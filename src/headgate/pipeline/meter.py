@@ -293,7 +293,23 @@ class Attempt:
         try:
             meter.journal.append(receipt)
         finally:
-            self._hold.settle(Cost(usage.total, self.cost_nanos or 0))
+            self._settle(Cost(usage.total, self.cost_nanos or 0))
+
+    def _settle(self, used: Cost) -> None:
+        hold = self._hold
+        if not hold.settled and (used.nanos > hold.cost.nanos or used.tokens > hold.cost.tokens):
+            self._meter.metrics.hold_exceeded()
+            self._meter.log.event(
+                names.HOLD_EXCEEDED,
+                "warning",
+                request_id=self._story.call.id,
+                attempt=self._receipt.attempt,
+                held_nanodollars=hold.cost.nanos,
+                used_nanodollars=used.nanos,
+                held_tokens=hold.cost.tokens,
+                used_tokens=used.tokens,
+            )
+        hold.settle(used)
 
 
 def _user(call: Call, principal: Principal | None) -> str | None:

@@ -32,7 +32,7 @@ def over_place(rule: Rule, retry_after: float) -> OverLimit:
     )
 
 
-def over_budget(charge: Charge, state: AccountState | None, limit: int, cost: int) -> OverBudget:
+def over_budget(charge: Charge, state: AccountState | None, limit: int, cost: int) -> OverBudget | OverLimit:
     """Final, unless the budget would hold the call once those in progress have ended."""
     unit = charge.budget.unit
     if state is None:
@@ -43,13 +43,11 @@ def over_budget(charge: Charge, state: AccountState | None, limit: int, cost: in
     facts = f"{amount(state.spent, unit)} of {amount(limit, unit)} spent, {amount(state.held, unit)} held for calls in "
     facts += f"progress, and this call may cost {amount(cost, unit)}"
     if state.spent + cost <= limit:
-        error = OverBudget(
+        return OverLimit(
             f"All that is left of {name(charge)} is held: {facts}. Try again when some have ended.",
             code="budget_reserved",
             retry_after=RESERVED_RETRY_S,
         )
-        error.retryable = True
-        return error
     anew = "" if charge.ends is None else f" It begins anew at {_time(charge.ends)}."
     return OverBudget(f"{name(charge)[0].upper()}{name(charge)[1:]} is spent: {facts}.{anew}")
 

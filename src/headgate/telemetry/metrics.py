@@ -91,6 +91,9 @@ class Metrics:
                 names.BUDGET_ALERTS, "Budgets that came to their soft amount or their end.", ["kind"], registry=r
             ).labels
         )
+        self._holds_exceeded = Counter(
+            names.HOLDS_EXCEEDED, "Attempts that cost more than their budgets held for them.", registry=r
+        )
         self._retries_refused = Counter(
             names.RETRIES_REFUSED, "Attempts not made because the retry budget was spent.", registry=r
         )
@@ -130,6 +133,9 @@ class Metrics:
 
     def budget_alert(self, kind: str) -> None:
         self._budget_alerts(kind).inc()
+
+    def hold_exceeded(self) -> None:
+        self._holds_exceeded.inc()
 
     def retry_refused(self) -> None:
         self._retries_refused.inc()
