@@ -107,13 +107,9 @@ def test_a_call_without_a_key_leaves_nothing(live: Live, upstream: str) -> None:
     assert runs(upstream)["no key"] == 2
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
-@pytest.mark.parametrize("after", [0, 1, 150, 500, 900])
-def test_a_caller_that_leaves_and_comes_back_finds_the_answer_of_the_first_time(
-    live: Live, upstream: str, stream: bool, after: int
-) -> None:
-    text, key = f"leaving {stream} {after}", f"left {stream} {after}"
-    data = message(chat(text, "ok:ms=10", stream=stream), key)
+def comes_back(live: Live, upstream: str, text: str, stream: bool, after: int) -> None:
+    """Leaves after so many bytes of the answer, or as soon as the call runs, and asks again."""
+    data = message(chat(text, "ok:ms=10", stream=stream), text)
 
     async def main() -> Got:
         await leave(live.port, data, after)
@@ -126,6 +122,21 @@ def test_a_caller_that_leaves_and_comes_back_finds_the_answer_of_the_first_time(
     assert again.replay in {"joined", "true"}
     assert runs(upstream)[text] == 1
     assert again.body.endswith(b"data: [DONE]\n\n" if stream else b"}")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+@pytest.mark.parametrize("after", [0, 1, 150, 500, 900])
+def test_a_caller_that_leaves_and_comes_back_finds_the_answer_of_the_first_time(
+    live: Live, upstream: str, stream: bool, after: int
+) -> None:
+    comes_back(live, upstream, f"leaving {stream} {after}", stream, after)
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(900)
+def test_a_caller_may_leave_after_any_byte(live: Live, upstream: str) -> None:
+    for after in range(0, 2_400, 6):
+        comes_back(live, upstream, f"any byte {after}", after % 12 == 0, after)
 
 
 @pytest.mark.parametrize(
