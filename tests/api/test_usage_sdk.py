@@ -116,7 +116,8 @@ def test_pages_follow_each_other_to_the_end(sdk: OpenAI) -> None:
 
 def test_embeddings_are_shown_apart(sdk: OpenAI) -> None:
     page = sdk.admin.organization.usage.embeddings(start_time=START, end_time=START + 3 * DAY, group_by=["model"])
-    assert [[(r.model, r.input_tokens) for r in bucket.results] for bucket in page.data] == [[], [], [("vec", 30)]]  # type: ignore[union-attr]
+    found: list[list[Any]] = [list(bucket.results) for bucket in page.data]
+    assert [[(r.model, r.input_tokens) for r in results] for results in found] == [[], [], [("vec", 30)]]
 
 
 def test_costs_are_the_ledgers_sums_by_project_and_line_item(sdk: OpenAI) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from fnmatch import fnmatchcase
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -77,10 +78,10 @@ ENTRIES = st.builds(
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(ENTRIES, max_size=20, unique_by=lambda r: r.id), st.text("gp*?[]-%_\\", min_size=1, max_size=3))
 def test_any_entries_and_any_pattern_give_the_sum_of_those_that_fit(
-    tmp_path_factory: object, receipts: list[Receipt], pattern: str
+    tmp_path_factory: pytest.TempPathFactory, receipts: list[Receipt], pattern: str
 ) -> None:
     async def main() -> None:
-        sql = await open_sql(f"sqlite:///{tmp_path_factory.mktemp('s')}/x.db")  # type: ignore[attr-defined]
+        sql = await open_sql(f"sqlite:///{tmp_path_factory.mktemp('s')}/x.db")
         try:
             await Store(sql).add_receipts(receipts, "log", 1)
             (answer,) = await Accounts(sql).spent([SpendQuestion(START, START + DAY, tenant="a", model=pattern)])
