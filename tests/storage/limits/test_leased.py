@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -134,38 +135,59 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    number=st.integers(1, 5),
-    amount=st.sampled_from([50, 1_000, 20_000]),
-    window_s=st.sampled_from([1.0, 60.0]),
-    burst=st.sampled_from([0.1, 1.0]),
-    tokens=st.booleans(),
-    steps=STEPS,
-)
-def test_replicas_accept_no_more_than_the_limit_and_a_twentieth(
+SCENES = {
+    "number": st.integers(1, 5),
+    "amount": st.sampled_from([50, 1_000, 20_000]),
+    "window_s": st.sampled_from([1.0, 60.0]),
+    "burst": st.sampled_from([0.1, 1.0]),
+    "tokens": st.booleans(),
+    "steps": STEPS,
+}
+
+
+async def excess_of(fleet: Fleet, steps: list[tuple[str, int, int, float]]) -> float:
+    """Random demand on a random network; what was accepted beyond the exact limit."""
+    for kind, place, count, part in steps:
+        replica = place % len(fleet.wires)
+        wire = fleet.wires[replica]
+        if kind == "calls":
+            held = min(max(1, int(part * 20)), int(fleet.rate.burst)) if fleet.rate.tokens else 1
+            for _ in range(count):
+                fleet.call(replica, held, int(held * part))
+            await fleet.clock.advance(0.01)
+        elif kind == "wait":
+            await fleet.clock.advance(part * 2)
+        elif kind == "delay":
+            wire.delay_s = part / 10
+        else:
+            wire.lose_answers = kind == "lose"
+            wire.cut = kind == "cut"
+    await fleet.aclose()
+    return fleet.excess()
+
+
+def check_scene(
     number: int, amount: int, window_s: float, burst: float, tokens: bool, steps: list[tuple[str, int, int, float]]
 ) -> None:
     async def main() -> None:
         fleet = Fleet(number, rate(amount, window_s, amount * burst, tokens=tokens))
-        for kind, place, count, part in steps:
-            wire = fleet.wires[place % number]
-            if kind == "calls":
-                held = min(max(1, int(part * 20)), int(amount * burst)) if tokens else 1
-                for _ in range(count):
-                    fleet.call(place % number, held, int(held * part))
-                await fleet.clock.advance(0.01)
-            elif kind == "wait":
-                await fleet.clock.advance(part * 2)
-            elif kind == "delay":
-                wire.delay_s = part / 10
-            else:
-                wire.lose_answers = kind == "lose"
-                wire.cut = kind == "cut"
-        await fleet.aclose()
-        assert fleet.excess() <= 0.05 * amount + 1e-6 * amount
+        assert await excess_of(fleet, steps) <= 0.05 * amount + 1e-6 * amount
 
     asyncio.run(main())
+
+
+@settings(max_examples=30, deadline=None)
+@given(**SCENES)
+def test_replicas_accept_no_more_than_the_limit_and_a_twentieth(**scene: Any) -> None:
+    check_scene(**scene)
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(1_800)
+@settings(max_examples=5_000, deadline=None)
+@given(**SCENES)
+def test_replicas_accept_no_more_than_the_limit_and_a_twentieth_at_length(**scene: Any) -> None:
+    check_scene(**scene)
 
 
 def test_under_overload_replicas_with_uneven_demand_use_the_whole_limit() -> None:

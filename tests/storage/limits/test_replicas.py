@@ -1,79 +1,94 @@
-"""Four processes that share one Redis, each asking for more than all of them may have: never above the limit."""
+"""How many replicas share a store, as each of them knows it."""
 
-import subprocess
-import sys
-from pathlib import Path
+import asyncio
+import random
+import secrets
 
-import pytest
+import redis
 
-ROOT = Path(__file__).parents[3]
-Span = tuple[float, float]
-"""When a call that was let in asked, and when it heard: it was let in between."""
-
-
-def overload(
-    url: str, prefix: str, algorithm: str, amount: float, window_s: float, burst: float, seconds: float
-) -> list[Span]:
-    numbers = [str(number) for number in (amount, window_s, burst, seconds)]
-    command = [sys.executable, "-m", "tests.storage.limits.replica", url, prefix, algorithm, *numbers]
-    replicas = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    spans: list[Span] = []
-    try:
-        for replica in replicas:
-            out, _ = replica.communicate(timeout=seconds + 60)
-            assert replica.returncode == 0
-            spans += [(float(asked), float(heard)) for asked, heard in map(str.split, out.splitlines())]
-    finally:
-        for replica in replicas:
-            replica.kill()
-            replica.wait()
-    return sorted(spans)
+from headgate.core.counters import Counters
+from headgate.storage.counters.memory import MemoryCounters
+from headgate.storage.counters.redis import RedisCounters
+from headgate.storage.limits.replicas import EVERY_S, TTL_S, Replicas
+from tests import servers
+from tests.clock import VirtualClock
 
 
-def most_within(spans: list[Span], seconds: float) -> int:
-    """The most calls that surely were let in within any window of so many seconds."""
-    return max(sum(start <= asked and heard < start + seconds for asked, heard in spans) for start, _ in spans)
+def replica(counters: Counters, clock: VirtualClock, name: str) -> Replicas:
+    return Replicas(counters, clock, random.Random(name), name)
 
 
-def excess(spans: list[Span], burst: float, per_s: float) -> float:
-    """By how much any window of any length holds more than a token bucket lets through."""
-    worst = 0.0
-    for start, _ in spans:
-        inside = sorted(heard for asked, heard in spans if asked >= start)
-        worst = max(worst, *(count - burst - per_s * (heard - start) for count, heard in enumerate(inside, 1)))
-    return worst
+def test_in_memory_there_is_one() -> None:
+    async def main() -> None:
+        clock = VirtualClock()
+        alone = replica(MemoryCounters(clock), clock, "a")
+        assert alone() == 1
+        await alone.start()
+        await clock.advance(60.0)
+        assert alone() == 1
+        await alone.aclose()
+
+    asyncio.run(main())
 
 
-def test_a_token_bucket_never_lets_more_through_than_its_burst_and_rate(redis_url: str, prefix: str) -> None:
-    spans = overload(redis_url, prefix, "token_bucket", 60, 1, 60, 2)
-    assert excess(spans, 60, 60) <= 0
+def test_all_see_one_that_comes_at_once_and_one_that_goes_after_a_while() -> None:
+    async def main() -> None:
+        clock = VirtualClock()
+        counters = MemoryCounters(clock)
+        first, second, third = (replica(counters, clock, name) for name in "abc")
+        await first.start()
+        await second.start()
+        assert (first(), second()) == (1, 2)
+        await clock.advance(EVERY_S * 1.3)
+        assert (first(), second()) == (2, 2)
+        await third.start()
+        await clock.advance(EVERY_S * 1.3)
+        assert (first(), second(), third()) == (3, 3, 3)
+        await third.aclose()
+        await clock.advance(TTL_S - EVERY_S)
+        assert first() == 3  # not believed yet
+        await clock.advance(2 * EVERY_S + TTL_S)
+        assert (first(), second()) == (2, 2)
+        await first.aclose()
+        await second.aclose()
+
+    asyncio.run(main())
 
 
-def test_a_sliding_log_never_lets_more_through_than_its_amount(redis_url: str, prefix: str) -> None:
-    spans = overload(redis_url, prefix, "sliding_log", 50, 1, 50, 2.5)
-    assert most_within(spans, 1) <= 50
-    assert len(spans) > 50
+def test_one_that_dies_without_a_word_is_forgotten() -> None:
+    async def main() -> None:
+        clock = VirtualClock()
+        counters = MemoryCounters(clock)
+        first, second = replica(counters, clock, "a"), replica(counters, clock, "b")
+        await second.announce()  # once, and never again
+        await first.start()
+        assert first() == 2
+        await clock.advance(3 * TTL_S)
+        assert first() == 1
+        await first.aclose()
+
+    asyncio.run(main())
 
 
-@pytest.mark.prove
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("algorithm", ["token_bucket", "sliding_log", "sliding_counter", "leaky_bucket"])
-def test_what_is_let_through_is_within_one_percent_of_the_limit(redis_url: str, prefix: str, algorithm: str) -> None:
-    amount, window_s, seconds = 100, 2.0, 21.0
-    spans = overload(redis_url, prefix, algorithm, amount, window_s, amount, seconds)
-    first, last = spans[0][0], spans[-1][1]
-    per_s = amount / window_s
-    if algorithm == "token_bucket":
-        assert excess(spans, amount, per_s) <= 0
-        assert len(spans) >= 0.99 * (amount + per_s * (last - first))
-    elif algorithm == "leaky_bucket":  # the burst is what may wait half a second for its turn
-        assert excess(spans, 0.5 * per_s + 1, per_s) <= 0
-        assert len(spans) >= 0.99 * (0.5 * per_s + per_s * (last - first))
-    elif algorithm == "sliding_log":
-        assert most_within(spans, window_s) <= amount
-        whole = int((last - first) / window_s)
-        assert len(spans) >= 0.99 * amount * whole
-    else:  # an approximation: what it lets through over a long time is exact, a single window is not
-        assert len(spans) <= amount * (1 + (last - first) / window_s)
-        assert most_within(spans, window_s) <= 1.5 * amount
-        assert len(spans) >= 0.9 * amount * (last - first) / window_s
+def test_while_a_real_store_is_away_or_was_just_flushed_the_last_count_stands() -> None:
+    async def main() -> None:
+        server, url = servers.start_redis()
+        clock, prefix = VirtualClock(), f"test-{secrets.token_hex(6)}:"
+        counters = [RedisCounters.at(url, prefix=prefix) for _ in range(3)]
+        first, second, third = (replica(each, clock, name) for each, name in zip(counters, "abc", strict=True))
+        for one in (first, second, third, first, second):
+            await one.announce()
+        assert (first(), second(), third()) == (3, 3, 3)
+        with redis.Redis.from_url(url) as direct:
+            direct.flushall()
+        await first.announce()
+        assert first() == 3
+        server.kill()
+        await first.announce()
+        assert first() == 3
+        await first.aclose()
+        for each in counters:
+            await each.aclose()
+        server.stop()
+
+    asyncio.run(main())

@@ -23,6 +23,8 @@ class BreakerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """What the 99th percentile of recent answers may take."""
     slow_calls: Annotated[int, Meta(ge=1)] = 3
     """Fewer slow answers than this prove nothing: the 99th percentile of twenty answers is the slowest one."""
+    calls_min: Annotated[int, Meta(ge=1)] = 20
+    """Nor do fewer answers."""
     window_s: Annotated[float, Meta(gt=0)] = 5.0
     """What counts as recent."""
     window_calls: Annotated[int, Meta(ge=10)] = 1_000
@@ -101,7 +103,8 @@ class Breaker:
         self._slow += slow
         while len(recent) > settings.window_calls or recent[0][0] < now - settings.window_s:
             self._slow -= recent.popleft()[1]
-        if slow and self._slow >= settings.slow_calls and self._slow * 100 > len(recent):
+        enough = len(recent) >= settings.calls_min and self._slow >= settings.slow_calls
+        if slow and enough and self._slow * 100 > len(recent):
             self._trip(f"{self._slow} of {len(recent)} answers took longer than {settings.slow_s * 1000:g} ms", now)
 
     def _trip(self, reason: str, now: float) -> None:

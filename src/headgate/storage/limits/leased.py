@@ -84,11 +84,13 @@ class LeasedLimiter:
             leases = self._leases[plan] = self._split(plan)
         if not leases:
             return None
+        lacking = False
         for credit, tokens in leases:
-            credit.asked += _need(tokens, cost)
-        if self._lacking(leases, cost) is not None:
-            return self._refusal(leases, cost)
-        return self._take(claim, leases, cost)
+            need = cost.tokens if tokens else 1
+            credit.asked += need
+            if need > credit.level and need > 0:
+                lacking = True
+        return self._refusal(leases, cost) if lacking else self._take(claim, leases, cost)
 
     def _split(self, plan: Plan) -> tuple[_Lease, ...]:
         leasable = all(rate.leased and rate.algorithm == "token_bucket" for rate in plan.rates)
@@ -138,8 +140,8 @@ class LeasedLimiter:
                 continue
             if credit.trouble is not None:
                 raise Overloaded(credit.trouble.message, code=credit.trouble.code, retry_after=credit.empty_until - now)
-            if credit.wait_s(need, now) > wait_s:
-                longest, wait_s = index, credit.wait_s(need, now)
+            if (wait := credit.wait_s(need, now)) > wait_s:
+                longest, wait_s = index, wait
         if longest is None:
             return None
         return Verdict(allowed=False, rates=_states(leases), refused_rate=longest, retry_after=wait_s)
