@@ -64,8 +64,8 @@ def lua_clock(prefix: str) -> str:
     """A clock for the scripts that stands in a key. Keys do not end by themselves under it."""
     return f"""
 local function clock() return tonumber(redis.call('GET', '{prefix}clock')) end
-local function ttl(key) return -1 end
 local function expire(key, ms) end
+local function store(key, value, ms) redis.call('SET', key, value) end
 """
 
 

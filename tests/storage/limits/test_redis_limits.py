@@ -114,12 +114,12 @@ def test_nothing_stays_on_the_server_longer_than_it_means_something(redis_url: s
             with redis.Redis.from_url(redis_url) as admin:
                 left = {key: admin.pttl(key) for key in admin.scan_iter(match=prefix + "*")}
                 assert len(left) == 9
-                assert all(0 < milliseconds <= 40_100 for milliseconds in left.values()), left
+                assert all(0 < milliseconds <= 45_100 for milliseconds in left.values()), left
                 assert left[f"{prefix}a:a".encode()] > 30_000
                 await end(limiter, plan, 4, 0, "one")
                 await end(limiter, plan, 4, 0, "two")
                 left = {key: admin.pttl(key) for key in admin.scan_iter(match=prefix + "*")}
-                assert all(0 < milliseconds <= 40_100 for milliseconds in left.values()), left
+                assert all(0 < milliseconds <= 45_100 for milliseconds in left.values()), left
         finally:
             await limiter.aclose()
 

@@ -3,16 +3,16 @@
 METERS = """
 local meters = {}
 
--- Token bucket and leaky bucket: a hash of the level and the time at which it was so.
+-- Token bucket and leaky bucket: the level and the time at which it was so.
 local level = {}
 function level.read(r)
   r.key = next_key()
-  local kept = redis.call('HMGET', r.key, 'l', 't')
+  local kept = redis.call('GET', r.key)
   r.level = 0
-  if not kept[1] then return end
-  local at = tonumber(kept[2])
-  if at > now then redis.call('HSET', r.key, 't', whole(now)) end
-  r.level = math.max(0, tonumber(kept[1]) - math.max(0, now - at) / 1000000 * r.leak)
+  if not kept then return end
+  local was, at = string.match(kept, '^(%S+) (%S+)$')
+  r.level = math.max(0, tonumber(was) - math.max(0, now - tonumber(at)) / 1000000 * r.leak)
+  if tonumber(at) > now then level.write(r) end
 end
 function level.wait(r, cost)
   local over = r.level + (r.paced and 1 or cost) - r.full
@@ -20,8 +20,7 @@ function level.wait(r, cost)
 end
 function level.write(r)
   if r.level > 0 then
-    redis.call('HSET', r.key, 'l', text(r.level), 't', whole(now))
-    expire(r.key, r.level / r.leak * 1000 + 1)
+    store(r.key, text(r.level) .. ' ' .. whole(now), r.level / r.leak * 1000 + 1)
   else
     redis.call('DEL', r.key)
   end
@@ -41,45 +40,40 @@ function level.true_up(r, claim, held, used, known)
 end
 meters.level = level
 
--- Sliding log: a sorted set of 'cost:claim' by time, and a hash of their sum.
+-- Sliding log: a sorted set of 'cost:claim' by time, and the sum of the costs.
 local log = {}
 local function cost_of(member) return tonumber(string.match(member, '^[^:]+')) end
+local function log_newest(r)
+  r.newest = tonumber(redis.call('ZREVRANGE', r.key, 0, 0, 'WITHSCORES')[2])
+  return r.newest
+end
 local function log_write(r)
-  redis.call('HSET', r.sum, 't', text(r.total))
-  local newest = redis.call('ZREVRANGE', r.key, 0, 0, 'WITHSCORES')
-  if newest[2] then
-    r.newest = tonumber(newest[2])
-    local ms = (r.newest + r.window - now) / 1000 + 1
-    expire(r.key, ms)
-    expire(r.sum, ms)
-  else
-    r.newest = nil
-    redis.call('DEL', r.sum)
-  end
+  if not r.newest then return redis.call('DEL', r.sum) end
+  local ms = (r.newest + r.window - now) / 1000 + 1
+  store(r.sum, text(r.total), ms)
+  expire(r.key, ms)
 end
 function log.read(r)
   r.key, r.sum, r.total = next_key(), next_key(), 0
-  local newest = redis.call('ZREVRANGE', r.key, 0, 0, 'WITHSCORES')
-  if not newest[2] then return end
-  r.newest = tonumber(newest[2])
+  if not log_newest(r) then return end
   if r.newest > now then
     for _, member in ipairs(redis.call('ZRANGEBYSCORE', r.key, '(' .. whole(now), '+inf')) do
       redis.call('ZADD', r.key, whole(now), member)
     end
     r.newest = now
   end
-  local total = tonumber(redis.call('HGET', r.sum, 't') or nil)
-  if not total then
-    total = 0
-    for _, member in ipairs(redis.call('ZRANGE', r.key, 0, -1)) do total = total + cost_of(member) end
+  local total = redis.call('GET', r.sum)
+  if total then
+    r.total = tonumber(total)
+  else
+    for _, member in ipairs(redis.call('ZRANGE', r.key, 0, -1)) do r.total = r.total + cost_of(member) end
   end
-  r.total = total
   local edge = whole(now - r.window)
   local gone = redis.call('ZRANGEBYSCORE', r.key, '-inf', edge)
   if #gone == 0 then return end
   for _, member in ipairs(gone) do r.total = r.total - cost_of(member) end
   redis.call('ZREMRANGEBYSCORE', r.key, '-inf', edge)
-  if r.newest <= now - r.window then r.total = 0 end
+  if r.newest <= now - r.window then r.newest, r.total = nil, 0 end
   log_write(r)
 end
 function log.wait(r, cost)
@@ -102,7 +96,7 @@ function log.take(r, claim, cost)
     local before = redis.call('ZSCORE', r.key, member)
     if before then redis.call('ZADD', r.key, before, member .. '\\0' .. before) end  -- a name used again counts again
     redis.call('ZADD', r.key, whole(now), member)
-    r.total = r.total + cost
+    r.total, r.newest = r.total + cost, now
     log_write(r)
   end
   return 0
@@ -119,25 +113,27 @@ function log.true_up(r, claim, held, used, known)
   redis.call('ZREM', r.key, member)
   if used > 0 then redis.call('ZADD', r.key, at, text(used) .. ':' .. claim) end
   r.total = r.total + used - held
+  log_newest(r)
   log_write(r)
 end
 meters.log = log
 
--- Sliding counter: a hash of the window's length and start, what was taken in it and in the one before; and of each
--- of the two a hash of what claims that may still be trued up took. The two take turns.
+-- Sliding counter: the window's length and start, what was taken in it and in the one before; and of each of the two
+-- a hash of what claims that may still be trued up took. The two take turns.
 local windows = {}
 local function claims_of(r, start) return r.claims[math.fmod(start / r.window, 2) + 1] end
 function windows.write(r)
-  redis.call('HSET', r.key, 'w', whole(r.window), 's', whole(r.start), 'c', text(r.current), 'p', text(r.previous))
-  expire(r.key, (r.start + 2 * r.window - now) / 1000 + 1)
+  local kept = whole(r.window) .. ' ' .. whole(r.start) .. ' ' .. text(r.current) .. ' ' .. text(r.previous)
+  store(r.key, kept, (r.start + 2 * r.window - now) / 1000 + 1)
 end
 function windows.read(r)
   r.key, r.claims = next_key(), {next_key(), next_key()}
-  local kept = redis.call('HMGET', r.key, 'w', 's', 'c', 'p')
+  local kept = redis.call('GET', r.key)
   r.start, r.current, r.previous = now - math.fmod(now, r.window), 0, 0
-  if not kept[1] then return end
-  local start, current, previous = tonumber(kept[2]), tonumber(kept[3]), tonumber(kept[4])
-  if tonumber(kept[1]) ~= r.window or start > r.start then
+  if not kept then return end
+  local length, start, current, previous = string.match(kept, '^(%S+) (%S+) (%S+) (%S+)$')
+  start, current, previous = tonumber(start), tonumber(current), tonumber(previous)
+  if tonumber(length) ~= r.window or start > r.start then
     -- Another length, or the server's clock went back: all that counted counts on, as if it were taken now.
     r.current = current + previous
     redis.call('DEL', r.claims[1], r.claims[2])

@@ -14,8 +14,9 @@ from headgate.storage.limits.numbers import ORPHANS_MAX, WHOLE_MAX
 
 CLOCK = """
 local function clock() local t = redis.call('TIME'); return t[1] * 1000000 + t[2] end
-local function ttl(key) return redis.call('PTTL', key) end
-local function expire(key, ms) redis.call('PEXPIRE', key, string.format('%.0f', math.min(1e14, math.ceil(ms)))) end
+local function milliseconds(ms) return string.format('%.0f', math.min(1e14, math.ceil(ms))) end
+local function expire(key, ms) redis.call('PEXPIRE', key, milliseconds(ms)) end
+local function store(key, value, ms) redis.call('SET', key, value, 'PX', milliseconds(ms)) end
 """
 """Microseconds since 1970, and how keys end. A test may bring a clock of its own."""
 
@@ -26,7 +27,7 @@ _SWEEP = 1_000
 
 _COMMON = (
     f"""
-local whole_max, orphans_max, sweep_max = {WHOLE_MAX}, {ORPHANS_MAX}, {_SWEEP}
+local whole_max, orphans_max, sweep_max, nobody = {WHOLE_MAX}, {ORPHANS_MAX}, {_SWEEP}, '\\0'
 """
     + """
 local now = clock()
@@ -38,13 +39,15 @@ local function next_key() cursor = cursor + 1; return KEYS[cursor] end
 )
 
 _ACCOUNTS = """
--- An account is a hash: spent, held, orphans, and what each claim (':' and its name) holds; and a sorted set of the
--- microsecond at which each hold ends: below zero once it ended, was counted as spent, and is only remembered.
-local function account_read(a)
+-- An account is a hash: spent, held, orphans, until when the keys are kept, and what each claim (':' and its name)
+-- holds; and a sorted set of the microsecond at which each hold ends: below zero once it ended, was counted as spent,
+-- and is only remembered. One member at zero is nobody's: without it the set would go, and with it its time to live.
+local function account_read(a, claim)
   a.key, a.ends = next_key(), next_key()
-  local kept = redis.call('HMGET', a.key, 's', 'h', 'o')
+  local kept = redis.call('HMGET', a.key, 's', 'h', 'o', 'e', claim and ':' .. claim or 'e')
   if not kept[1] then return a end
   a.known, a.spent, a.held, a.orphans = true, tonumber(kept[1]), tonumber(kept[2]), tonumber(kept[3])
+  a.kept_until, a.mine = tonumber(kept[4]), tonumber(kept[5] or nil)
   local due = redis.call('ZRANGEBYSCORE', a.ends, '(0', whole(now), 'WITHSCORES', 'LIMIT', 0, sweep_max)
   for i = 1, #due, 2 do
     local amount = tonumber(redis.call('HGET', a.key, ':' .. due[i])) or 0
@@ -63,7 +66,7 @@ local function forget(a, claims)
   end
 end
 
-local function account_write(a, keep_ms)
+local function account_write(a, keep_ms, field, value)
   if a.orphans > 0 then
     local old = whole(a.keep * 1000 - now)
     forget(a, redis.call('ZRANGEBYSCORE', a.ends, old, '(0', 'LIMIT', 0, sweep_max))
@@ -72,37 +75,39 @@ local function account_write(a, keep_ms)
       forget(a, redis.call('ZREVRANGEBYSCORE', a.ends, '(0', '-inf', 'LIMIT', 0, over))
     end
   end
-  redis.call('HSET', a.key, 's', whole(a.spent), 'h', whole(a.held), 'o', whole(a.orphans))
-  local left = ttl(a.key)
-  if left < keep_ms then left = keep_ms; expire(a.key, left) end
-  expire(a.ends, left)
+  -- Kept an eighth longer than asked, so that most writes need not say so again.
+  local longer = now + keep_ms * 1000 > a.kept_until
+  if longer then a.kept_until = now + keep_ms * 1125 end
+  redis.call('HSET', a.key, 's', whole(a.spent), 'h', whole(a.held), 'o', whole(a.orphans),
+    'e', whole(a.kept_until), field or 'e', value or whole(a.kept_until))
+  if longer then
+    expire(a.key, (a.kept_until - now) / 1000)
+    expire(a.ends, (a.kept_until - now) / 1000)
+  end
 end
 
 local function account_after(a, claim, amount)
-  local ends = tonumber(redis.call('ZSCORE', a.ends, claim) or 0)
-  a.before = ends > 0 and tonumber(redis.call('HGET', a.key, ':' .. claim)) or 0
-  a.was_orphan = ends < 0
+  a.was_orphan = a.mine and tonumber(redis.call('ZSCORE', a.ends, claim) or 0) < 0
+  a.before = a.mine and not a.was_orphan and a.mine or 0
   return a.spent + a.held + amount - a.before
 end
 
 local function account_hold(a, claim, amount, ttl_ms)
   if a.was_orphan then a.orphans = a.orphans - 1 end
   a.held = a.held + amount - a.before
-  redis.call('HSET', a.key, ':' .. claim, whole(amount))
   redis.call('ZADD', a.ends, whole(now + ttl_ms * 1000), claim)
-  account_write(a, math.max(a.keep, ttl_ms))
+  account_write(a, math.max(a.keep, ttl_ms), ':' .. claim, whole(amount))
 end
 
 local function account_settle(a, claim, used)
-  local ends = a.known and tonumber(redis.call('ZSCORE', a.ends, claim) or 0) or 0
-  if ends == 0 then return false end
-  local amount = tonumber(redis.call('HGET', a.key, ':' .. claim)) or 0
-  if ends > 0 then
-    a.held = a.held - amount
-    a.spent = a.spent + used
-  else
+  if not a.mine then return false end
+  local ends = tonumber(redis.call('ZSCORE', a.ends, claim) or 0)
+  if ends < 0 then
     a.orphans = a.orphans - 1
-    a.spent = a.spent + used - amount
+    a.spent = a.spent + used - a.mine
+  else
+    a.held = a.held - a.mine
+    a.spent = a.spent + used
   end
   a.spent = math.min(a.spent, whole_max - a.held)
   redis.call('ZREM', a.ends, claim)
@@ -136,7 +141,7 @@ for i, p in ipairs(plan.places) do
   if not redis.call('ZSCORE', p.key, claim) and redis.call('ZCARD', p.key) >= p.limit then refuse(2, i) end
 end
 for i, a in ipairs(plan.accounts) do
-  if not account_read(a).known then refuse(4, i) end
+  if not account_read(a, claim).known then refuse(4, i) end
 end
 for i, a in ipairs(plan.accounts) do
   a.cost = a.tokens and tokens or nanos
@@ -151,7 +156,7 @@ if code == 0 then
   for _, r in ipairs(plan.rates) do delay = math.max(delay, r.meter.take(r, claim, r.cost)) end
   for _, p in ipairs(plan.places) do
     redis.call('ZADD', p.key, whole(now + ttl_ms * 1000), claim)
-    if ttl(p.key) < ttl_ms then expire(p.key, ttl_ms) end
+    expire(p.key, (redis.call('ZREVRANGE', p.key, 0, 0, 'WITHSCORES')[2] - now) / 1000)
   end
   for _, a in ipairs(plan.accounts) do account_hold(a, claim, a.cost, ttl_ms) end
 end
@@ -177,8 +182,7 @@ local given_up = next_key()
 local plan, claim, held = cmsgpack.unpack(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local tokens, nanos = tonumber(ARGV[4]), tonumber(ARGV[5])
 if ARGV[7] == '1' then
-  redis.call('SET', given_up, '1')
-  expire(given_up, given_up_ms)
+  store(given_up, '1', given_up_ms)
 end
 local known = ARGV[6] == '1' and #plan.places == 0 and #plan.accounts == 0
 for _, r in ipairs(plan.rates) do
@@ -192,7 +196,7 @@ for _, p in ipairs(plan.places) do
   if ends and tonumber(ends) > now then known = true end
 end
 for _, a in ipairs(plan.accounts) do
-  if account_settle(account_read(a), claim, a.tokens and tokens or nanos) then known = true end
+  if account_settle(account_read(a, claim), claim, a.tokens and tokens or nanos) then known = true end
 end
 for _, r in ipairs(plan.rates) do
   r.meter.true_up(r, claim, math.min(held, r.most), math.min(tokens, r.most), known)
@@ -206,7 +210,8 @@ _SPENT = """
 for _, a in ipairs(cmsgpack.unpack(ARGV[2])) do
   account_read(a)
   if ARGV[1] == 'seed' and not a.known then
-    a.spent, a.held, a.orphans = a.sum, 0, 0
+    a.spent, a.held, a.orphans, a.kept_until = a.sum, 0, 0, 0
+    redis.call('ZADD', a.ends, 0, nobody)
     account_write(a, a.keep)
   elseif ARGV[1] == 'raise' and a.known and a.spent < a.sum then
     redis.call('HSET', a.key, 's', whole(math.min(a.sum, whole_max - a.held)))
