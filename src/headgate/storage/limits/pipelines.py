@@ -16,9 +16,9 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from headgate.core.tasks import Tasks
 from headgate.storage.limits.scripts import Script
 
-LANES = 4
+LANES = 2
 """Pipelines on their way at once."""
-BATCH_MAX = 64
+BATCH_MAX = 32
 """Scripts in one: what others wait for meanwhile stays below some milliseconds."""
 
 
