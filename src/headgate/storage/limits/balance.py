@@ -18,7 +18,7 @@ class Holders:
         self.end = now
 
     def free(self, claim: str, limit: int, now: float) -> bool:
-        if claim in self.ends or len(self.ends) < limit:
+        if self.ends.get(claim, now) > now or len(self.ends) < limit:
             return True
         if self.soonest <= now:
             self.ends = {claim: end for claim, end in self.ends.items() if end > now}
