@@ -86,7 +86,7 @@ def test_every_column_gives_back_what_was_put_in(sql_url: str) -> None:
     key = {
         "id": "key_1", "hash": "h", "prefix": "hg-12", "name": "n", "tenant": "t", "scopes": ["admin"], "models": None,
         "limits": {"requests_per_minute": 5}, "created_at": 1_700_000_000.123456, "expires_at": None, "revoked_at": 0.5,
-        "kind": "project", "user_id": None, "account_id": None, "policy": None,
+        "kind": "project", "user_id": None, "account_id": None, "policy": None, "version": 0,
     }  # fmt: skip
     row = {
         "id": "a_1", "call_id": "c", "attempt": 1, "tenant": "t", "key_id": "k", "user_id": None, "operation": "chat",

@@ -54,8 +54,8 @@ def test_a_refresh_in_progress_cannot_bring_a_revoked_key_back(sql_url: str) -> 
         read, go = asyncio.Event(), asyncio.Event()
 
         class Slow(Store):
-            async def rows(self, now: float, make: Callable[[Rows], T]) -> T:
-                rows = await super().rows(now, make)
+            async def rows(self, now: float, since: int, make: Callable[[Rows], T]) -> T:
+                rows = await super().rows(now, since, make)
                 if not read.is_set():
                     read.set()
                     await go.wait()

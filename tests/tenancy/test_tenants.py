@@ -255,7 +255,7 @@ def test_keys_of_before_become_keys_of_projects(sql_url: str) -> None:
             assert {(project.id, project.name) for project in projects} == {
                 ("acme", "acme"), ("default", "default"), ("ünï", "ünï"),
             }  # fmt: skip
-            rows = await store.rows(0.0, lambda rows: rows)
+            rows = await store.rows(0.0, -1, lambda rows: rows)
             assert len(rows.keys) == 4
         finally:
             await sql.aclose()

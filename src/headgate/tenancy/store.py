@@ -24,6 +24,8 @@ from headgate.tenancy.records import Account, Alert, Entry, Member, Organization
 
 _VERSION = "keys"
 PAGE_MAX = 1_000
+_UNTOLD = {"hash", "version"}
+"""Columns of keys that are not in their records."""
 
 Op = Literal["=", "!=", "<", "<=", ">", ">=", "in", "has"]
 Condition = tuple[str, Op, Any]
@@ -57,15 +59,19 @@ class Page(Struct, frozen=True):
 class Rows(Struct, frozen=True):
     """What a snapshot is made of, of one moment."""
 
+    since: int
+    """The version that `keys` is complete from; negative: all."""
     version: int
     organization: Organization
     projects: list[Project]
+    """Those with a policy, and archived ones."""
     users: list[User]
-    members: list[tuple[str, str]]
-    """Project and user."""
+    """Those with a policy, and removed ones."""
+    strangers: list[tuple[str, str]]
+    """Projects and users who have keys in them and are no members."""
     stops: list[Stop]
     keys: list[dict[str, Any]]
-    """Columns of those not revoked, not made into records: there may be many."""
+    """Columns of those that changed since, revoked ones too; not made into records: there may be many."""
 
 
 class Books:
@@ -82,6 +88,11 @@ class Books:
         table, newer = _TABLES[kind]
         query = sa.select(table).where(*_conditions(table, where))
         return self._records(kind, query.order_by(table.c[newer].desc(), *table.primary_key.columns))
+
+    def either(self, kind: type[R], *where: Condition) -> list[R]:
+        """Those for which at least one holds."""
+        table, _ = _TABLES[kind]
+        return self._records(kind, sa.select(table).where(sa.or_(*_conditions(table, where))))
 
     def page(self, kind: type[R], page: Page, where: Sequence[Condition], by: str = "id") -> list[R] | None:
         """One more than the page's limit where there is more. None where its cursor is not in the table."""
@@ -120,11 +131,11 @@ class Books:
         """As `put`; the same key under another id goes."""
         self._db.execute(sa.delete(own.keys).where(own.keys.c.hash == hashed, own.keys.c.id != record.id))
         # Not deleted and inserted: replicas that start together with one bootstrap key would collide.
-        self._upsert(own.keys, {**_row(record), "hash": hashed})
+        self._upsert(own.keys, {**_row(record), "hash": hashed, "version": _VERSION_NOW})
 
     def change_key(self, record: KeyRecord) -> None:
         """A key's record anew, its secret as it was."""
-        row = _row(record)
+        row = {**_row(record), "version": _VERSION_NOW}
         self._db.execute(sa.update(own.keys).where(own.keys.c.id == row.pop("id")).values(row))
 
     def remove(self, kind: type[Struct], *where: Condition) -> None:
@@ -173,38 +184,51 @@ class Store:
         """Grows with every change, in whatever process."""
         return await self._sql.read(_version, timeout_s=timeout_s)
 
-    async def rows(self, now: float, make: Callable[[Rows], T]) -> T:
+    async def rows(self, now: float, since: int, make: Callable[[Rows], T]) -> T:
         """What `make` makes of everything a snapshot needs: one query per table; `make` runs off the event loop.
 
-        Raises `Bug` where the tables hold what this version cannot read.
+        Of keys, those of versions above `since`. Raises `Bug` where the tables hold what this version cannot read.
         """
 
         def work(db: Connection) -> T:
             try:
-                return make(read(db))
+                return make(_rows(db, now, since))
             except msgspec.ValidationError as error:
                 raise Bug(f"The database holds a policy that this version cannot read: {error}.") from error
-
-        def read(db: Connection) -> Rows:
-            books = Books(db)
-            keys = sa.select(*(own.keys.c[name] for name in _SNAPSHOT_COLUMNS)).where(own.keys.c.revoked_at.is_(None))
-            members = sa.select(own.members.c.project, own.members.c.user_id)
-            return Rows(
-                version=_version(db),
-                organization=next(iter(books.find(Organization)), Organization()),
-                projects=books.find(Project),
-                users=books.find(User),
-                members=[(str(project), str(user)) for project, user in db.execute(members)],
-                stops=books.find(Stop, ("until", ">", now)),
-                keys=[dict(row) for row in db.execute(keys).mappings()],
-            )
 
         return await self._sql.read(work)
 
 
 _SNAPSHOT_COLUMNS = (
-    "id", "hash", "name", "tenant", "scopes", "models", "limits", "expires_at", "user_id", "policy"
+    "id", "hash", "name", "tenant", "scopes", "models", "limits", "expires_at", "revoked_at", "user_id", "policy",
 )  # fmt: skip
+_VERSION_NOW = sa.select(tables.versions.c.version).where(tables.versions.c.name == _VERSION).scalar_subquery()
+
+
+def _rows(db: Connection, now: float, since: int) -> Rows:
+    books = Books(db)
+    keys, members = own.keys, own.members
+    columns = (keys.c[name] for name in _SNAPSHOT_COLUMNS)
+    changed = sa.select(*columns).where(keys.c.version > since)
+    if since < 0:
+        changed = changed.where(keys.c.revoked_at.is_(None))
+    there = sa.and_(members.c.project == keys.c.tenant, members.c.user_id == keys.c.user_id)
+    strangers = (
+        sa.select(keys.c.tenant, keys.c.user_id)
+        .distinct()
+        .select_from(keys.outerjoin(members, there))
+        .where(keys.c.user_id.is_not(None), keys.c.revoked_at.is_(None), members.c.project.is_(None))
+    )
+    return Rows(
+        since=since,
+        version=_version(db),
+        organization=next(iter(books.find(Organization)), Organization()),
+        projects=books.either(Project, ("policy", "!=", None), ("archived_at", "!=", None)),
+        users=books.either(User, ("policy", "!=", None), ("removed_at", "!=", None)),
+        strangers=[(str(project), str(user)) for project, user in db.execute(strangers)],
+        stops=books.find(Stop, ("until", ">", now)),
+        keys=[dict(row) for row in db.execute(changed).mappings()],
+    )
 
 
 def _version(db: Connection) -> int:
@@ -243,7 +267,9 @@ def _row(record: Struct) -> dict[str, Any]:
 
 
 def _record(kind: type[R], row: dict[str, Any]) -> R:
-    row = {str(name): value for name, value in row.items() if name != "hash"}  # SQLAlchemy's names are a kind of str
+    row = {
+        str(name): value for name, value in row.items() if name not in _UNTOLD
+    }  # SQLAlchemy's names are a kind of str
     if kind is KeyRecord:
         row["limits"] = msgspec.convert(row["limits"] or {}, KeyLimits)
     return msgspec.convert(row, kind)

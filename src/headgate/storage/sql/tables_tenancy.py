@@ -78,9 +78,14 @@ keys = sa.Table(
     sa.Column("user_id", sa.Text),
     sa.Column("account_id", sa.Text),
     sa.Column("policy", JSON),
+    sa.Column("version", sa.BigInteger, nullable=False, server_default="0"),
     sa.Index("keys_by_tenant", "tenant"),
+    sa.Index("keys_by_version", "version"),
 )
-"""API keys; never the key itself, only its keyed hash and its visible prefix. `kind`: project, user, account, admin."""
+"""API keys; never the key itself, only its keyed hash and its visible prefix. `kind`: project, user, account, admin.
+
+`version` is that of the change that wrote the row last, so that replicas load no more than they lack.
+"""
 
 stops = sa.Table(
     "spend_stops",

@@ -18,7 +18,9 @@ def upgrade() -> None:
         keys.add_column(sa.Column("user_id", sa.Text))
         keys.add_column(sa.Column("account_id", sa.Text))
         keys.add_column(sa.Column("policy", _JSON))
+        keys.add_column(sa.Column("version", sa.BigInteger, nullable=False, server_default="0"))
     op.create_index("keys_by_tenant", "keys", ["tenant"])
+    op.create_index("keys_by_version", "keys", ["version"])
     # Whatever has keys is a project from now on, and the one that keys without a tenant belong to always is.
     op.execute(
         "INSERT INTO projects (id, name, created_at) SELECT tenant, tenant, MIN(created_at) FROM keys "
