@@ -82,12 +82,8 @@ class Journal:
         """Openings of this process that have no receipt yet."""
         return len(self._under_way)
 
-    def open(self, opening: Opening) -> None:
-        """To be called before the attempt leaves; `append` a receipt of the same id when it ended.
-
-        Raises `Overloaded` where the line could not be written whole, or too much waits for SQL (`full`): then the
-        attempt must not leave, and no receipt is owed.
-        """
+    def check_room(self) -> None:
+        """Raises `Overloaded` while too much waits for SQL (`full`)."""
         if self.full:
             raise Overloaded(
                 f"The usage ledger is behind: over {self._unshipped_max // MB} MB of receipts wait for the database. "
@@ -95,6 +91,14 @@ class Journal:
                 code="ledger_behind",
                 retry_after=5.0,
             )
+
+    def open(self, opening: Opening) -> None:
+        """To be called before the attempt leaves; `append` a receipt of the same id when it ended.
+
+        Raises `Overloaded` where the line could not be written whole, or too much waits for SQL (`full`): then the
+        attempt must not leave, and no receipt is owed.
+        """
+        self.check_room()
         line = self._encode(opening) + b"\n"
         try:
             self._write_waiting()

@@ -163,6 +163,7 @@ class Admission:
         return Hold(self.booking.limiter, booked.call.id, booked.terms, booked.cost)
 
     def _refuse_if_broken(self) -> None:
+        self._journal.check_room()
         if self._journal.broken is not None:
             self._journal.probe()
             if self._journal.broken is not None:

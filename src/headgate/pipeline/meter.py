@@ -186,7 +186,7 @@ class Attempt:
         usage = Usage(input=meter.estimator.likely(self._call), estimated=True)
         self._price = meter.prices.find(self.target.backend, self.target.model, now)
         return Receipt(
-            id=meter.ids.new("att"),
+            id=f"att{call.id[3:]}-{number}",  # the call's own id is one of a kind
             call_id=call.id,
             attempt=number,
             tenant=principal.tenant if principal else "-",
