@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 from headgate.core.clock import SystemClock
 from headgate.core.errors import Overloaded
 from headgate.core.limiter import Account, Cost, Place, Plan, Rate
 from headgate.core.policy import OnLoss
 from headgate.storage.limits.guarded import Change, GuardedLimiter, Hears
+from headgate.storage.limits.leased import LeasedLimiter
 from headgate.storage.limits.memory import MemoryLimiter
 from headgate.storage.limits.redis import RedisLimiter
 from headgate.storage.limits.share import Decided
@@ -328,5 +330,31 @@ def test_a_restart_of_the_store_is_survived() -> None:
             finally:
                 server.kill()
                 server.stop()
+
+    asyncio.run(main())
+
+
+def test_leased_limits_too_follow_their_policy_while_the_store_is_away() -> None:
+    async def main() -> None:
+        async with house() as h:
+            leased = LeasedLimiter(h.limiter, SystemClock(), random.Random(1), lambda: REPLICAS, "a")
+            shared, closed = (
+                Plan(rates=(replace(plan(100_000, on_loss=on_loss).rates[0], leased=True),))
+                for on_loss in ("local_share", "fail_closed")
+            )
+            for each in (shared, closed):
+                assert (await leased.reserve("before", each, NOTHING, TTL_S)).allowed
+            h.proxy.set("drop")
+            await h.degraded()
+            passed = 0
+            while (await leased.reserve("call", shared, NOTHING, TTL_S)).allowed:
+                passed += 1
+            assert 100_000 // REPLICAS <= passed + 1 <= 1.1 * 100_000 // REPLICAS
+            with pytest.raises(Overloaded, match="away"):
+                await asyncio.gather(*[leased.reserve("call", closed, NOTHING, TTL_S) for _ in range(1_000)])
+            h.proxy.set("none")
+            await h.well()
+            await h.until(lambda: leased.at_once("call", closed, NOTHING) is None, 5.0)
+            assert (await leased.reserve("call", closed, NOTHING, TTL_S)).allowed
 
     asyncio.run(main())

@@ -190,6 +190,26 @@ def test_replicas_accept_no_more_than_the_limit_and_a_twentieth_at_length(**scen
     check_scene(**scene)
 
 
+def test_when_all_credit_is_used_in_one_moment_that_is_within_a_twentieth_too() -> None:
+    async def main() -> None:
+        fleet = Fleet(4, rate(10_000, 1.0, 1_000))
+        for wire in fleet.wires:
+            wire.delay_s = 0.004
+        for _ in range(60):  # within the limit, until credit is as large as it gets
+            for place in range(4):
+                for _ in range(22):
+                    fleet.call(place, 0, 0)
+            await fleet.clock.advance(0.01)
+        for place in range(4):
+            for _ in range(1_000):
+                fleet.call(place, 0, 0)
+        await fleet.clock.advance(0.1)
+        await fleet.aclose()
+        assert 0 < fleet.excess() <= 500
+
+    asyncio.run(main())
+
+
 def test_under_overload_replicas_with_uneven_demand_use_the_whole_limit() -> None:
     async def main() -> None:
         fleet = Fleet(4, rate(10_000))

@@ -45,6 +45,7 @@ class Lot(Struct, frozen=True):
     """Credit from one claim at the store."""
 
     claim: str
+    """Empty where a part of it was returned: a claim ends once."""
     plan: Plan
     granted: int
     at: float
@@ -145,19 +146,25 @@ class Credit:
         while self._lots and self._granted - self._lots[0].granted >= self.level:
             self._end(store, 0)
         young = sum(lot.granted for lot in self._lots if now - lot.at < self._settings.hold_s)
-        if (surplus := math.ceil(self.level - min(self.cap + self.waiting, young))) > 0:
+        if (surplus := math.floor(self.level - min(self.cap + self.waiting, young))) > 0:
             self.return_up_to(store, surplus)
 
     def return_up_to(self, store: Limiter, surplus: float) -> None:
-        """Returns so much, oldest first; what no lot stands for is void."""
-        left = surplus
-        while left >= 1 and self._lots:
-            left -= self._end(store, int(left))
+        """Returns so much, oldest first; what no claim stands for is void."""
+        left = int(surplus)
+        while left and self._lots:
+            left -= self._end(store, left)
         self.level = max(min(0.0, self.level), self.level - surplus)
 
     def _end(self, store: Limiter, back: int) -> int:
+        """Ends the oldest lot, up to so much of it returned. What is left of it is a lot without a claim."""
         lot = self._lots.popleft()
-        self._granted -= lot.granted
         back = min(back, lot.granted)
-        store.settle(lot.claim, lot.plan, Cost(lot.granted), Cost(lot.granted - back))
+        if lot.claim:
+            store.settle(lot.claim, lot.plan, Cost(lot.granted), Cost(lot.granted - back))
+        if 0 < back < lot.granted:
+            self._lots.appendleft(Lot("", lot.plan, lot.granted - back, lot.at))
+            self._granted -= back
+        else:
+            self._granted -= lot.granted
         return back
