@@ -74,8 +74,9 @@ class Store:
         await self._sql.run(lambda db: db.execute(alive.values(lease=lease)))
 
     async def sweep(self, now: float) -> int:
-        """Removes some rows that have expired; says how many."""
+        """Removes some rows that have expired; says how many. Those that another replica removes now are left to it."""
         old = sa.select(_c.slot).where(_c.expires <= now).order_by(_c.expires).limit(SWEEP_ROWS)
+        old = old.with_for_update(skip_locked=True)
         gone = sa.delete(idempotency).where(_c.slot.in_(old), _c.expires <= now)
         return await self._sql.run(lambda db: db.execute(gone).rowcount)
 

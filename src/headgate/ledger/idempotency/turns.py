@@ -9,8 +9,10 @@ known after a crash in any case, only guessed less often. So a lease that is ove
 wrong, or a process that stood still, may show a caller a 409 too early, and never run a call twice.
 """
 
+from collections.abc import Awaitable
+
 from headgate.core.clock import Clock
-from headgate.core.errors import HeadgateError
+from headgate.core.errors import HeadgateError, Overloaded
 from headgate.ledger.idempotency.ask import Ask, Found, IdempotencySettings, Kept
 from headgate.ledger.idempotency.store import SWEEP_ROWS, Store
 from headgate.telemetry import names
@@ -54,14 +56,23 @@ class Turns:
         return await self._store.find(ask, self._clock.now())
 
     async def finish(self, ask: Ask, kept: Kept) -> None:
-        """The answer is complete. Where it raises, it may be asked again; the lease is extended until it works."""
-        await self._store.finish(ask, kept, self._clock.now() + self._settings.keep_s, WRITE_S)
-        self._mine.discard(ask.slot)
+        """The answer is complete. After an `Overloaded` it may be asked again; the lease is extended until it works."""
+        await self._give_back(ask, self._store.finish(ask, kept, self._clock.now() + self._settings.keep_s, WRITE_S))
 
     async def release(self, ask: Ask) -> None:
         """There is no answer worth keeping: the next call with this key runs anew. Raises as `finish` does."""
-        await self._store.release(ask, WRITE_S)
-        self._mine.discard(ask.slot)
+        await self._give_back(ask, self._store.release(ask, WRITE_S))
+
+    async def _give_back(self, ask: Ask, write: Awaitable[None]) -> None:
+        again = False
+        try:
+            await write
+        except Overloaded:
+            again = True
+            raise
+        finally:
+            if not again:
+                self._mine.discard(ask.slot)
 
     async def run(self) -> None:
         """Until cancelled: extends leases, and removes what has expired."""
