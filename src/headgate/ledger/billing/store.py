@@ -35,6 +35,10 @@ _TOKENS = {
     "output": _LEDGER.output_tokens,
     "reasoning": _LEDGER.reasoning_tokens,
 }
+_USED = sa.or_(
+    _LEDGER.outcome == "correction", _LEDGER.input_tokens != 0, _LEDGER.output_tokens != 0, _LEDGER.cost_nanos != 0
+)
+"""What was refused upstream used nothing; callers may name any model there, and each would be a group."""
 _decoder = msgspec.json.Decoder(Invoice)
 
 
@@ -171,8 +175,7 @@ def _month_sums(db: Connection, tenant: str, start: float, end: float) -> list[M
             *(half for name, number in _TOKENS.items() for half in exact(name, number)),
         )
         .where(_LEDGER.tenant == tenant, _LEDGER.started_at >= start, _LEDGER.started_at < end)
-        # What was refused upstream used nothing; callers may name any model there, and each would be a group.
-        .where((_LEDGER.input_tokens != 0) | (_LEDGER.output_tokens != 0) | (_LEDGER.cost_nanos != 0))
+        .where(_USED)
         .group_by(*groups.values())
     )
     return [
@@ -213,7 +216,7 @@ def _ours(db: Connection, backend: str, covered: Scope) -> list[Ours]:
             *(half for name, number in _TOKENS.items() for half in exact(name, number)),
         )
         .where(*_covered(backend, covered.first, covered.end, covered.operations))
-        .where((_LEDGER.input_tokens != 0) | (_LEDGER.output_tokens != 0) | (_LEDGER.cost_nanos != 0))
+        .where(_USED)
         .group_by(*groups)
     )
     return [
