@@ -3,7 +3,7 @@
 import asyncio
 import random
 import traceback
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from headgate.app.routes import visible_models
 from headgate.app.yamlfile import ConfigError
 from headgate.core.clock import Clock
 from headgate.core.ids import Ids
-from headgate.core.limiter import Limiter
+from headgate.core.limiter import Account, Limiter
 from headgate.core.ports import Backend, ModelInfo
 from headgate.core.principal import KeyTable, Principal
 from headgate.core.target import RouteTable
@@ -45,7 +45,8 @@ from headgate.pipeline.gateway import Gateway
 from headgate.pipeline.meter import Meter
 from headgate.storage.bus.open import open_bus
 from headgate.storage.errors import StorageError
-from headgate.storage.limits.open import open_limiter
+from headgate.storage.limits.guarded import Change, Hears
+from headgate.storage.limits.together import open_limits
 from headgate.storage.sql.open import open_sql
 from headgate.storage.sql.port import Sql
 from headgate.telemetry import names
@@ -104,11 +105,13 @@ async def build(
 
         sql = await open_database(config, environment.home)
         stack.push_async_callback(sql.aclose)
-        limiter = _open_limiter(config, clock)
-        stack.push_async_callback(limiter.aclose)
+        kit = Kit(clock, rng, log, metrics)
+        path: Pathway  # made below, of what is made here
+        hears = _hears(kit, lambda accounts: path.seeds.recheck([account.key for account in accounts]))
+        limiter = await stack.enter_async_context(_limits(config, home.instance(), kit, hears))
 
         store = ledger_store.Store(sql, [sink.name for sink in config.events], f"/headgate/{home.instance()}")
-        sinks, kit = _open_sinks(config, environment), Kit(clock, rng, log, metrics)
+        sinks = _open_sinks(config, environment)
         books = await stack.enter_async_context(open_books(config, home, store, sinks, limiter, kit))
         journal, shipper = books.journal, books.shipper
         accounts = Accounts(accounts_store.Store(sql), shipper.flush)
@@ -187,11 +190,30 @@ def keep(tasks: Tasks, work: Coroutine[Any, Any, None], name: str, log: Log) -> 
     tasks.spawn(work, name).add_done_callback(ended)
 
 
-def _open_limiter(config: Config, clock: Clock) -> Limiter:
+@asynccontextmanager
+async def _limits(config: Config, instance: str, kit: Kit, hears: Hears) -> AsyncIterator[Limiter]:
     try:
-        return open_limiter(config.storage.counters, clock)
+        limits = open_limits(config.storage.counters, kit.clock, kit.rng, instance, hears)
+        async with limits as opened:
+            kit.metrics.watch(names.REPLICAS, "Processes that share the limits.", opened.replicas)
+            yield opened.limiter
     except StorageError as error:
         raise ConfigError(str(error)) from error
+
+
+def _hears(kit: Kit, recovered: Callable[[tuple[Account, ...]], None]) -> Hears:
+    """Who is told when the store of limits goes and comes back."""
+    state = {"degraded": 0.0}
+    kit.metrics.watch(names.LIMITS_AWAY, "Whether limits are judged without their store.", lambda: state["degraded"])
+
+    def changed(change: Change) -> None:
+        state["degraded"] = float(change.degraded)
+        if change.degraded:
+            kit.log.event(names.LIMITS_DEGRADED, "error", reason=change.reason)
+        else:
+            kit.log.event(names.LIMITS_RECOVERED, "warning", away_s=round(change.away_s, 3))
+
+    return Hears(changed, recovered, kit.metrics.judged_alone)
 
 
 def _open_sinks(config: Config, environment: Environment) -> list[Sink]:

@@ -42,15 +42,11 @@ class Metrics:
         self.registry = CollectorRegistry()
         r = self.registry
         # To find a series by its labels costs the library a microsecond; labels are bounded, so each is found once.
-        self._calls = cache(
-            Counter(
-                names.CALLS, "Calls by what became of them.", ["operation", "model", "tenant", "status"], registry=r
-            ).labels
+        self._calls = self._counter(
+            names.CALLS, "Calls by what became of them.", "operation", "model", "tenant", "status"
         )
-        self._refused = cache(
-            Counter(
-                names.REQUESTS_REFUSED, "Requests refused before they became calls.", ["status", "code"], registry=r
-            ).labels
+        self._refused = self._counter(
+            names.REQUESTS_REFUSED, "Requests refused before they became calls.", "status", "code"
         )
         self._seconds = cache(
             Histogram(
@@ -69,27 +65,19 @@ class Metrics:
             names.OVERHEAD_SECONDS, "Our own time before the upstream was asked, queueing left out.",
             buckets=_OVERHEAD, registry=r,
         )  # fmt: skip
-        self._tokens = cache(Counter(names.TOKENS, "Tokens metered.", ["kind", "model", "tenant"], registry=r).labels)
-        self._cost = cache(Counter(names.COST, "Money metered, in US dollars.", ["model", "tenant"], registry=r).labels)
-        self._unpriced = cache(
-            Counter(names.UNPRICED, "Attempts whose price is not known.", ["model"], registry=r).labels
-        )
-        self._attempts = cache(
-            Counter(names.ATTEMPTS, "Attempts at backends.", ["backend", "outcome"], registry=r).labels
-        )
+        self._tokens = self._counter(names.TOKENS, "Tokens metered.", "kind", "model", "tenant")
+        self._cost = self._counter(names.COST, "Money metered, in US dollars.", "model", "tenant")
+        self._unpriced = self._counter(names.UNPRICED, "Attempts whose price is not known.", "model")
+        self._attempts = self._counter(names.ATTEMPTS, "Attempts at backends.", "backend", "outcome")
         self._events = self._counter(names.EVENTS_PUBLISHED, "Events that a sink has acknowledged.", "sink")
         self._events_failed = self._counter(names.EVENTS_FAILURES, "Batches that a sink did not take whole.", "sink")
         self._idempotent = self._counter(
             names.IDEMPOTENT_CALLS, "Calls with an Idempotency-Key, by what became of them.", "result"
         )
-        self._alone = cache(
-            Counter(names.LIMITS_ALONE, "Calls judged without the store of limits.", ["policy"], registry=r).labels
-        )
+        self._alone = self._counter(names.LIMITS_ALONE, "Calls judged without the store of limits.", "policy")
         self._bugs = Counter(names.BUGS, "Faults of ours that a caller saw as 500.", registry=r)
-        self._budget_alerts = cache(
-            Counter(
-                names.BUDGET_ALERTS, "Budgets that came to their soft amount or their end.", ["kind"], registry=r
-            ).labels
+        self._budget_alerts = self._counter(
+            names.BUDGET_ALERTS, "Budgets that came to their soft amount or their end.", "kind"
         )
         self._holds_exceeded = Counter(
             names.HOLDS_EXCEEDED, "Attempts that cost more than their budgets held for them.", registry=r

@@ -1,0 +1,47 @@
+"""The limits of one process, put together: alone in memory, or shared, leased where asked for, and guarded."""
+
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from msgspec import Struct
+
+from headgate.core.clock import Clock
+from headgate.core.limiter import Limiter
+from headgate.storage.counters.open import open_counters
+from headgate.storage.limits.guarded import GuardedLimiter, Hears
+from headgate.storage.limits.leased import LeasedLimiter
+from headgate.storage.limits.memory import MemoryLimiter
+from headgate.storage.limits.open import open_limiter
+from headgate.storage.limits.replicas import Replicas
+
+
+class Limits(Struct, frozen=True):
+    """The limiter that the request path asks, and how many processes share what is behind it."""
+
+    limiter: Limiter
+    replicas: Callable[[], int]
+
+
+@asynccontextmanager
+async def open_limits(url: str, clock: Clock, rng: random.Random, instance: str, hears: Hears) -> AsyncIterator[Limits]:
+    """For a setting as `open_limiter` takes it, and raises as that does. What was opened is closed at the end."""
+    shared = open_limiter(url, clock)
+    if url == "memory":
+        try:
+            yield Limits(shared, lambda: 1)
+        finally:
+            await shared.aclose()
+        return
+    counters = open_counters(url, clock)
+    replicas = Replicas(counters, clock, rng, instance)
+    limiter = LeasedLimiter(
+        GuardedLimiter(shared, MemoryLimiter(clock), replicas, clock, rng, hears), clock, rng, replicas, instance
+    )
+    try:
+        await replicas.start()
+        yield Limits(limiter, replicas)
+    finally:
+        await limiter.aclose()
+        await replicas.aclose()
+        await counters.aclose()
