@@ -316,6 +316,26 @@ def test_one_lost_answer_is_judged_here_and_leaves_nothing_behind_in_the_store()
     asyncio.run(main())
 
 
+def test_a_caller_that_leaves_while_the_store_is_asked_leaves_nothing_behind() -> None:
+    async def main() -> None:
+        async with house() as h:
+            exact = plan(1_000, places=100)
+            await h.ask(exact)
+            h.proxy.set("none", 0.02)
+            for pause_s in (0.0, 0.01, 0.03, 0.05):
+                calls = [asyncio.ensure_future(h.ask(exact)) for _ in range(10)]
+                await asyncio.sleep(pause_s)
+                for call in calls:
+                    call.cancel()
+                await asyncio.wait(calls)
+                for claim in [call.result() for call in calls if not call.cancelled()]:
+                    h.limiter.settle(claim or "", exact, NOTHING, NOTHING)
+            await h.until(lambda: h.direct.zcard("headgate:p:place") == 1, 5.0)
+            assert not h.changes
+
+    asyncio.run(main())
+
+
 def test_a_restart_of_the_store_is_survived() -> None:
     async def main() -> None:
         async with house() as h:

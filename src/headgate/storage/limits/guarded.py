@@ -138,6 +138,7 @@ class GuardedLimiter:
             done, _ = await asyncio.wait((task,), timeout=self._settings.timeout_s)
         except asyncio.CancelledError:
             task.cancel()
+            task.add_done_callback(partial(self._came_late, claim, plan, cost))
             raise
         if done:
             return task.result()
@@ -145,7 +146,7 @@ class GuardedLimiter:
         raise TimeoutError
 
     def _came_late(self, claim: str, plan: Plan, cost: Cost, task: "asyncio.Task[Verdict]") -> None:
-        """The call was judged here meanwhile: what the store took for it goes back."""
+        """The caller has left, or was judged here meanwhile: what the store took for it goes back."""
         if not task.cancelled() and task.exception() is None and task.result().allowed:
             self._shared.settle(claim, plan, cost, Cost())
 
@@ -225,9 +226,9 @@ class GuardedLimiter:
     # The store's health
 
     def _answered(self, began: float) -> None:
-        now = self._clock.monotonic()
+        now, was_open = self._clock.monotonic(), self._breaker.open
         self._breaker.answered(now - began, now)
-        if self._breaker.open:
+        if self._breaker.open and not was_open:
             self._opened()
 
     def _failed(self) -> None:
