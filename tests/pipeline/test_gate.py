@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from statistics import mean
 from typing import Any
 
+import msgspec
 import pytest
 
 from bench.fair_time import LoopClock, run
@@ -22,7 +23,7 @@ class House:
     def __init__(self, limit: int | Capacity = 1, **settings: float) -> None:
         self.clock = LoopClock()
         capacity = Fixed(limit) if isinstance(limit, int) else limit
-        self.gate = Gate("model", capacity, GateSettings(**settings), self.clock)  # type: ignore[arg-type]
+        self.gate = Gate("model", capacity, msgspec.convert(settings, GateSettings), self.clock)
         self.order: list[str] = []
         self.refused: list[tuple[str, Overloaded]] = []
 
