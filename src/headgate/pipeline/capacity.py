@@ -31,10 +31,10 @@ _STREAK_MOST = 4
 _DROP = 0.8
 _DROP_EVERY_S, _DROP_SHARE = 1.0, 0.05
 """Drops within this time of each other are one event, and fewer than this share of the calls are none."""
-_DIP_TO = 0.6
-_DIP_EVERY, _DIP_SOON = 20, 4
-_DIP_MOST = 6
-"""A dip to this share of the limit, every so many windows (or sooner), for so many windows at most."""
+_DIP, _DIP_S = 0.4, 4.0
+"""By which share a dip lowers the limit; less where calls are so long that it takes longer to get there (seconds)."""
+_DIP_EVERY, _DIP_SOON, _DIP_MOST = 20, 4, 6
+"""A dip every so many windows (or sooner), for so many windows at most."""
 
 _Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 
@@ -89,8 +89,8 @@ class Adaptive:
         self.settings = settings
         self._limit = float(min(settings.max, max(settings.min, settings.initial)))
         self._signals: dict[str, LatencySignal] = {}
-        self._episode: tuple[float, float] | None = None
-        """Where cutting last helped: calls in flight, and the latency."""
+        self._episode: tuple[float, float, float] | None = None
+        """Where cutting last helped: calls in flight and the latency; and the limit before the first cut."""
         self._streak = 0
         """Windows in a row after which the limit has grown: each step is larger than the last."""
         self._dropped_at = -math.inf
@@ -124,7 +124,7 @@ class Adaptive:
         reading = signal.add(latency_s, in_flight, now, size, hold_s)
         if reading is not None:
             self._windows += 1
-            self._decide(signal, reading)
+            self._decide(signal, reading, hold_s)
         if self._dipping is not None and (not self._dipping.dipping or self._windows > _DIP_MOST):
             # Where the dip has found much less, the queue was deep, and the next dip finds still less.
             deep = self._dipping.baseline < 0.9 * self._before
@@ -140,7 +140,7 @@ class Adaptive:
         self._dropped_at = now
         self._drops = self._answers = 0
 
-    def _decide(self, signal: LatencySignal, reading: Reading) -> None:
+    def _decide(self, signal: LatencySignal, reading: Reading, hold_s: float) -> None:
         if reading.slow:
             if signal.suspect or reading.ratio > 2 * self.settings.tolerance:
                 self._cut(signal, reading)
@@ -154,7 +154,8 @@ class Adaptive:
             return
         if self._found and self._windows >= _DIP_EVERY and self._limit > self.settings.min:
             self._windows = 0
-            self._level = max(self.settings.min, int(self._limit * _DIP_TO))
+            share = min(_DIP, _DIP_S / hold_s) if hold_s else _DIP
+            self._level = max(self.settings.min, min(int(self._limit * (1 - share)), int(self._limit) - 1))
             self._dipping, self._before = signal, signal.baseline
             signal.dip(self._level)
         elif reading.ratio < (1 + self.settings.tolerance) / 2:
@@ -165,13 +166,14 @@ class Adaptive:
     def _cut(self, signal: LatencySignal, reading: Reading) -> None:
         self._streak = 0
         if self._episode is None or reading.latency < _HELPED * self._episode[1]:
-            self._episode = (reading.in_flight, reading.latency)
-        began_at, _ = self._episode
+            before = self._limit if self._episode is None else self._episode[2]
+            self._episode = (reading.in_flight, reading.latency, before)
+        began_at, _, before = self._episode
         if reading.in_flight <= max(self.settings.min, began_at / 2):
             # Half the calls and still as slow: it is not our queue. The backend has become slower for good.
             signal.baseline = reading.latency
             self._episode = None
-            self._set(max(self._limit, began_at))
+            self._set(before)
             return
         self._set(min(self._limit, reading.in_flight * max(_CUT_MOST, 1 - reading.excess)))
         if not self._found:
