@@ -11,7 +11,8 @@ from headgate.core.errors import BadCall, HeadgateError
 from headgate.core.events import Finish
 from headgate.core.usage import Usage
 from tests.backends.calls import backend, call, collect, target, until_idle, until_stats
-from tests.upstream.behaviours import TOOL_FRAMES, USAGE, chunk, delta, last_user_text
+from tests.upstream.behaviours import TOOL_FRAMES
+from tests.upstream.exchange import USAGE, chunk, delta, last_user_text
 from tests.upstream.process import get
 
 WORDS = "Good evening, Zürich 🌇"

@@ -19,7 +19,7 @@ from headgate.core.errors import (
     UpstreamTimeout,
 )
 from tests.backends.calls import backend, call, collect, stats, target, until_idle, until_stats
-from tests.upstream.behaviours import delta
+from tests.upstream.exchange import delta
 
 A = b"data: " + delta("one") + b"\n\n"
 B = b"data: " + delta("two") + b"\n\n"

@@ -17,7 +17,7 @@ from headgate.core.events import Finish
 from headgate.core.ports import ModelInfo, Progress
 from headgate.core.usage import Usage
 from tests.backends.calls import call
-from tests.upstream.behaviours import USAGE, chunk, delta
+from tests.upstream.exchange import USAGE, chunk, delta
 
 
 @pytest.mark.parametrize(
