@@ -32,6 +32,7 @@ from headgate.core.tasks import Tasks
 from headgate.ledger import store as ledger_store
 from headgate.ledger.accounts import store as accounts_store
 from headgate.ledger.accounts.questions import Accounts
+from headgate.ledger.accounts.velocity import Velocities, Watched
 from headgate.ledger.billing import store as billing_store
 from headgate.ledger.billing.cashier import Cashier
 from headgate.ledger.idempotency import store as idempotency_store
@@ -148,7 +149,7 @@ async def build(
         runs = Runs(turns, config.idempotency, metrics.idempotent)
         stack.push_async_callback(tasks.aclose)
         stack.push_async_callback(runs.aclose)
-        for work, name in (*books.works(path), *_upkeep(keys, turns, path, fleet, rng)):
+        for work, name in (*books.works(path), *_upkeep(keys, accounts, turns, path, fleet, kit)):
             keep(tasks, work, name, log)
         yield Parts(
             gateway, path, keys, accounts, cashier, runs, fleet, inference, readiness, shipper, meter, metrics, ids,
@@ -223,9 +224,13 @@ def _open_sinks(config: Config, environment: Environment) -> list[Sink]:
         raise ConfigError(str(error)) from error
 
 
-def _upkeep(keys: Keys, turns: Turns, path: Pathway, fleet: Fleet, rng: random.Random) -> list[Work]:
+def _upkeep(keys: Keys, accounts: Accounts, turns: Turns, path: Pathway, fleet: Fleet, kit: Kit) -> list[Work]:
+    watched = Watched(lambda: path.gateway.auth.table)
+    stop = Tenancy(keys).stops.stop
+    velocities = Velocities(accounts, watched.policies, watched.stopped, stop, kit.clock, kit.log)
     return [
-        (keys.watch(rng), "keys watcher"),
+        (keys.watch(kit.rng), "keys watcher"),
+        (velocities.run(), "spend velocities"),
         (turns.run(), "idempotency keys"),
         (path.seeds.run(), "budget accounts"),
         (fleet.keep_fresh(), "model lists"),
