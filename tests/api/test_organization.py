@@ -156,6 +156,7 @@ def test_rate_limits_spend_limits_and_model_lists_become_the_policy(live: Live, 
 
     limit = org.projects.spend_limit.update(project.id, currency="USD", interval="month", threshold_amount=12_345)
     assert (limit.threshold_amount, limit.object) == (12_345, "project.spend_limit")
+    assert limit.enforcement.status == "inactive"
     alert = org.projects.spend_alerts.create(
         project.id, currency="USD", interval="month", threshold_amount=10_000,
         notification_channel={"type": "email", "recipients": ["a@example.com"], "subject_prefix": "[spend]"},
@@ -188,6 +189,9 @@ def test_the_organization_has_a_spend_limit_and_an_alert_of_its_own(org: Organiz
         org.spend_limit.retrieve()
     assert org.spend_limit.update(currency="USD", interval="month", threshold_amount=500).threshold_amount == 500
     assert org.spend_limit.retrieve().object == "organization.spend_limit"
+    assert (
+        org.spend_limit.update(currency="USD", interval="month", threshold_amount=0).enforcement.status == "enforcing"
+    )
     channel: Any = {"type": "email", "recipients": []}
     wanted: Any = {"currency": "USD", "interval": "month", "notification_channel": channel}
     alert = org.spend_alerts.create(threshold_amount=400, **wanted)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from headgate.core.errors import HeadgateError
+from headgate.core.errors import BadCall, HeadgateError
 from headgate.core.policy import Limit, Policy
 from headgate.storage.sql import tables_tenancy as tables
 from headgate.tenancy.desk import Change
@@ -154,6 +154,8 @@ def test_the_log_is_filtered_by_each_of_its_fields(sql_url: str) -> None:
             assert first.id in {entry.target for entry in found}
             assert len(found) == (2 if name == "types" else 1)
         assert len(await entries(office, actors=(boss.id,))) == 1
+        with pytest.raises(BadCall):
+            await entries(office, actors=(boss.id, "key_a"))
         late = await entries(office, times=(("at", ">", office.clock.now() - 50),))
         assert [entry.actor for entry in late] == ["key_b"]
         assert await entries(office, actors=("a\x00b", "\ud800")) == []

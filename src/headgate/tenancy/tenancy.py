@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from headgate.core.errors import BadCall
 from headgate.tenancy.desk import Desk
 from headgate.tenancy.keyring import KeyRecord
 from headgate.tenancy.keys import Keys
@@ -36,13 +37,15 @@ class Audit:
         self._desk = desk
 
     async def page(self, page: Page, wanted: AuditFilter) -> list[Entry]:
-        """Newest first."""
+        """Newest first. Raises `BadCall` where actors of two kinds are asked for."""
         where: list[Condition] = list(wanted.times)
         columns = (("type", wanted.types), ("project", wanted.projects), ("target", wanted.targets))
         where += [(name, "in", values) for name, values in columns if values]
         if wanted.actors:
-            users = all(actor.startswith("user_") for actor in wanted.actors)
-            where.append(("actor_user" if users else "actor", "in", wanted.actors))
+            people = {actor.startswith("user_") for actor in wanted.actors}
+            if len(people) > 1:
+                raise BadCall("Ask for users or for keys, not both at once.", param="actor_ids", code="invalid_value")
+            where.append(("actor_user" if True in people else "actor", "in", wanted.actors))
         if wanted.emails:
             emails = [email.lower() for email in wanted.emails]
             users_named = await self._desk.store.look(lambda books: books.find(User, ("email", "in", emails)))

@@ -1,5 +1,6 @@
 """`spend_limit` of the organization and of projects: the hard limit of a month's dollars, as the policy has it."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -10,6 +11,7 @@ from headgate.api.exchange import Exchange
 from headgate.api.routes.organization import admin, read_body
 from headgate.core.errors import NotFound
 from headgate.core.policy import MONEY_MAX, Policy
+from headgate.ledger.accounts.questions import Filter, UsageQuery
 from headgate.tenancy import edits
 from headgate.tenancy.policies import Owner
 
@@ -19,9 +21,9 @@ Cents = Annotated[int, Meta(ge=0, le=MONEY_MAX * 100)]
 
 
 class Enforcement(Struct, frozen=True, kw_only=True):
-    """Whether calls are refused at present is the counters' to know: GET the usage to see what is spent."""
+    """Whether the ledger's sum of this month has reached the limit, a raise in force included."""
 
-    status: Literal["unknown"] = "unknown"
+    status: Literal["inactive", "enforcing"]
 
 
 class SpendLimit(Struct, frozen=True, kw_only=True):
@@ -31,7 +33,7 @@ class SpendLimit(Struct, frozen=True, kw_only=True):
     currency: Literal["USD"] = "USD"
     interval: Literal["month"] = "month"
     threshold_amount: int
-    enforcement: Enforcement = Enforcement()
+    enforcement: Enforcement
 
 
 class SpendLimitChange(Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,20 +55,31 @@ def owner_of(exchange: Exchange) -> Owner:
     return Owner("project", exchange.path_ids[0]) if exchange.route.startswith(PROJECT) else Owner("organization")
 
 
-def _shown(owner: Owner, policy: Policy) -> SpendLimit:
-    cents = edits.spend_limit(policy)
-    if cents is None:
+async def _shown(exchange: Exchange, owner: Owner, policy: Policy) -> SpendLimit:
+    cents, budget = edits.spend_limit(policy), edits.budget_of(policy, edits.MONTH)
+    if cents is None or budget is None:
         raise NotFound("There is no monthly spend limit here.", code="spend_limit_not_found")
-    kind = "project" if owner.level == "project" else "organization"
+    now = exchange.services.clock.now()
+    reached = await _spent(exchange, owner, now) >= budget.limit(now)
     return SpendLimit(
-        object="project.spend_limit" if kind == "project" else "organization.spend_limit", threshold_amount=cents
+        object="project.spend_limit" if owner.level == "project" else "organization.spend_limit",
+        threshold_amount=cents,
+        enforcement=Enforcement(status="enforcing" if reached else "inactive"),
     )
+
+
+async def _spent(exchange: Exchange, owner: Owner, now: float) -> int:
+    """Nanodollars of this month, up to the last receipt."""
+    month = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    of = (Filter("tenant", (owner.id,)),) if owner.level == "project" else ()
+    rows = await exchange.services.accounts.usage(UsageQuery(start=month.timestamp(), end=now + 1.0, filters=of))
+    return sum(row.cost_nanos or 0 for row in rows)
 
 
 async def _get(exchange: Exchange) -> None:
     admin(exchange)
     owner = owner_of(exchange)
-    await exchange.send_json(_shown(owner, await exchange.services.tenancy.policies.get(owner)))
+    await exchange.send_json(await _shown(exchange, owner, await exchange.services.tenancy.policies.get(owner)))
 
 
 async def _set(exchange: Exchange) -> None:
@@ -76,7 +89,7 @@ async def _set(exchange: Exchange) -> None:
     policy = await exchange.services.tenancy.policies.edit(
         owner, "spend_limit.updated", lambda policy: edits.with_spend_limit(policy, cents), by
     )
-    await exchange.send_json(_shown(owner, policy))
+    await exchange.send_json(await _shown(exchange, owner, policy))
 
 
 async def _delete(exchange: Exchange) -> None:
