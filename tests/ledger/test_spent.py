@@ -3,14 +3,19 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import Connection
 
 from headgate.core.usage import Receipt, Usage
 from headgate.ledger.accounts.questions import Spending, SpendQuestion
 from headgate.ledger.accounts.store import Store as Accounts
+from headgate.ledger.accounts.store import _spent
 from headgate.ledger.store import Store
 from headgate.storage.sql.open import open_sql
 from tests.ledger.test_usage import DAY, START, entry
@@ -101,6 +106,39 @@ def test_what_the_journal_still_holds_is_shipped_before_the_question_is_asked(sq
         try:
             flush: Callable[[], Awaitable[None]] = lambda: Store(sql).add_receipts(RECEIPTS, "log", 1)  # noqa: E731
             assert await Spending(Accounts(sql), flush).spent([SpendQuestion(START, LATEST)]) == [(1_105, 160)]
+        finally:
+            await sql.aclose()
+
+    asyncio.run(main())
+
+
+INDEXES = [
+    (SpendQuestion(START, LATEST), "ledger_by_time (started_at>? AND started_at<?)"),
+    (SpendQuestion(START, LATEST, tenant="a"), "ledger_by_tenant (tenant=? AND started_at>? AND started_at<?)"),
+    (SpendQuestion(0, LATEST, tenant="a", model="g*"), "ledger_by_tenant (tenant=? AND started_at>? AND started_at<?)"),
+    (
+        SpendQuestion(START, LATEST, tenant="a", user="u"),
+        "ledger_by_user (user_id=? AND started_at>? AND started_at<?)",
+    ),
+    (SpendQuestion(START, LATEST, key="k"), "ledger_by_key (key_id=? AND started_at>? AND started_at<?)"),
+    (SpendQuestion(0, LATEST, tenant="a", session="s"), "ledger_by_session (session=?)"),
+]
+
+
+@pytest.mark.parametrize(("question", "index"), INDEXES)
+def test_every_question_is_answered_from_an_index(tmp_path: Path, question: SpendQuestion, index: str) -> None:
+    async def main() -> None:
+        sql = await open_sql(f"sqlite:///{tmp_path}/x.db")
+
+        def plans(db: Connection) -> list[str]:
+            asked: list[tuple[str, Any]] = []
+            sa.event.listen(db, "before_cursor_execute", lambda *a: asked.append((a[2], a[3])))
+            _spent(db, [question])
+            (statement, values) = asked[0]
+            return [row[3] for row in db.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
+
+        try:
+            assert (await sql.read(plans))[0] == f"SEARCH ledger USING INDEX {index}"
         finally:
             await sql.aclose()
 
