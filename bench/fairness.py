@@ -27,7 +27,7 @@ def lines(rows: Sequence[Row]) -> list[tuple[str, str, str, bool]]:
     told: list[tuple[str, str, str, bool]] = []
 
     def every(scenario: str, field: str) -> list[float]:
-        return [float(row[field]) for row in rows if row["scenario"] == scenario]
+        return [float(row[field]) for row in rows if row["scenario"] == scenario and field in row]
 
     for scenario, title in (("noisy, pool busy", "busy pool"), ("http, noisy", "busy pool, over HTTP")):
         if ratios := every(scenario, "ratio"):
