@@ -9,6 +9,7 @@ without an upstream. CPU time of this thread, the median of many rounds; docs/pe
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -113,7 +114,7 @@ class House:
         times.append(now())
         story.done()
         times.append(now())
-        for stage, (before, after) in enumerate(zip(times, times[1:], strict=False)):
+        for stage, (before, after) in enumerate(itertools.pairwise(times)):
             spent[stage].append((after - before) * 1e6)
 
 

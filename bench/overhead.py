@@ -3,6 +3,7 @@
     python -m bench.overhead                      # some five minutes; make bench
     python -m bench.overhead --quick              # twenty seconds: one short round
     python -m bench.overhead --json FILE          # every row, for comparing later
+    python -m bench.overhead --governed --redis redis://127.0.0.1:6379/0
     python -m bench.overhead --profile            # where the time goes, by room and function
 
 The gateway runs alone on one core; the mock upstream and the load share another. Subjects take turns within each
@@ -22,7 +23,7 @@ from pathlib import Path
 from bench import profile, report
 from bench.process import LOAD_CORE, memory_mb, realtime, start, stop
 from bench.report import Row
-from bench.subjects import KEY, Subject, headgate, nginx, upstream
+from bench.subjects import Subject, govern, headgate, nginx, upstream
 
 PATIENCE_SECONDS = 30.0
 """What a load process may need beyond its window."""
@@ -64,7 +65,7 @@ QUICK = ("json", "hold100", "open200")
 def measure(test: Test, subject: Subject, mock: Subject, seconds: float) -> Row:
     """One window of one test. Raises `RuntimeError` where the load process fails."""
     pids = subject.pids
-    command = [sys.executable, "-m", "bench.load", *test.arguments, "--port", str(subject.port), "--key", KEY]
+    command = [sys.executable, "-m", "bench.load", *test.arguments, "--port", str(subject.port), "--key", subject.key]
     command += ["--seconds", str(seconds), "--pids", ",".join(map(str, pids))]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "load"
@@ -110,6 +111,12 @@ def run(options: argparse.Namespace) -> None:
             return
         subjects = [mock, headgate(folder / "headgate", mock.port)]
         stack.callback(subjects[1].close)
+        if options.governed:
+            for name, counters in (("governed", "memory"), *((("on redis", options.redis),) if options.redis else ())):
+                subject = headgate(folder / name.replace(" ", "-"), mock.port, name=name, counters=counters)
+                stack.callback(subject.close)
+                govern(subject)
+                subjects.append(subject)
         yardstick = nginx(folder / "nginx", mock.port)
         if yardstick is None:
             print("nginx is not installed: no yardstick (on Debian: apt-get install nginx-light)", file=sys.stderr)
@@ -140,6 +147,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one window")
     parser.add_argument("--tests", nargs="*", choices=[test.name for test in tests()])
+    parser.add_argument(
+        "--governed", action="store_true", help="also with six limits and four budgets on all levels of the key"
+    )
+    parser.add_argument("--redis", metavar="URL", help="with --governed: the same again, sharing limits in this Redis")
     parser.add_argument("--json", type=Path, help="write all rows to this file")
     parser.add_argument("--profile", action="store_true", help="run Headgate under cProfile and say where time goes")
     options = parser.parse_args(arguments)

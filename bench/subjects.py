@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bench.process import GATEWAY_CORE, LOAD_CORE, start, stop, tree
 
@@ -19,6 +20,7 @@ START_SECONDS = 60.0
 
 _HEADGATE = """
 engine: {{enabled: false}}
+storage: {{counters: "{counters}"}}
 discover: false
 prices: {folder}/prices.toml
 admission: {{key_requests_per_minute: 100000000, key_tokens_per_minute: 10000000000}}
@@ -67,6 +69,8 @@ http {{
 class Subject:
     """A running server: where it is, and whose CPU time is its own."""
 
+    key = KEY
+
     def __init__(self, name: str, port: int, process: "subprocess.Popen[bytes]", version: str) -> None:
         self.name = name
         self.port = port
@@ -97,18 +101,20 @@ def upstream(folder: Path) -> Subject:
     return subject
 
 
-def headgate(folder: Path, upstream_port: int, profile: Path | None = None) -> Subject:
+def headgate(
+    folder: Path, upstream_port: int, profile: Path | None = None, *, name: str = "headgate", counters: str = "memory"
+) -> Subject:
     """`headgate serve` without the engine; under cProfile where `profile` names the file for it."""
     folder.mkdir(parents=True)
     (folder / "prices.toml").write_text(_PRICES)
     config = folder / "headgate.yaml"
-    config.write_text(_HEADGATE.format(folder=folder, port=upstream_port))
+    config.write_text(_HEADGATE.format(folder=folder, port=upstream_port, counters=counters))
     log = folder / "log"
     under = ["-m", "cProfile", "-o", str(profile)] if profile else []
     command = [sys.executable, *under, "-m", "headgate.cli.main", "serve", "--port", "0"]
     command += ["--home", str(folder), "--config", str(config)]
     process = start(command, GATEWAY_CORE, log, {"HEADGATE_BOOTSTRAP_KEY": KEY})
-    subject = Subject("headgate", 0, process, _version())
+    subject = Subject(name, 0, process, _version())
 
     def ready() -> bool:
         for line in log.read_text().splitlines():
@@ -118,6 +124,35 @@ def headgate(folder: Path, upstream_port: int, profile: Path | None = None) -> S
 
     _until(ready, subject, log)
     return subject
+
+
+def govern(subject: Subject) -> None:
+    """From now on the subject's key falls under six limits and four budgets, on all four levels; none is reached."""
+    pair = [{"unit": "requests", "amount": 10**12}, {"unit": "tokens", "amount": 10**12}]
+    user = _admin(subject, "POST", "/v1/organization/users", {"email": "bench@example.com"})
+    made = _admin(
+        subject, "POST", "/admin/keys",
+        {"tenant": "bench", "user_id": user["id"],
+         "policy": {"limits": pair, "budgets": [{"amount": 8_000_000, "per": "total"}]}},
+    )  # fmt: skip
+    for owner in ("", "/projects/bench"):
+        policy = {"limits": pair, "budgets": [{"amount": 8_000_000}]}
+        _admin(subject, "PUT", f"/v1/organization{owner}/policy", policy)
+    _admin(subject, "PUT", f"/v1/organization/users/{user['id']}/policy", {"budgets": [{"amount": 8e6, "per": "day"}]})
+    subject.key = made["key"]
+
+
+def _admin(subject: Subject, method: str, path: str, body: object) -> Any:
+    """Raises `RuntimeError` with what the server says."""
+    headers = {"content-type": "application/json", "authorization": f"Bearer {KEY}"}
+    url = f"http://127.0.0.1:{subject.port}{path}"
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            raise RuntimeError(f"{method} {path}: {error.read().decode()}") from error
 
 
 def nginx(folder: Path, upstream_port: int) -> Subject | None:
