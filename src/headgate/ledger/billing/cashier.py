@@ -56,8 +56,8 @@ class Cashier:
         )
         if issued is None:
             raise Conflict(
-                f"'{tenant[:100]}' has an invoice for {month}, or another invoice was issued this moment. Look at it "
-                "with GET /admin/invoices; what changes later is an adjustment on the next one.",
+                f"'{tenant[:100]}' has an invoice for {month}. Look at it with GET /admin/invoices; what has "
+                "changed since is an adjustment on the next one.",
                 code="invoice_exists",
             )
         return issued

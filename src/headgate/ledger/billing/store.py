@@ -73,9 +73,10 @@ class Store:
         return await self._sql.read(work)
 
     async def issue(self, tenant: str, month: str, draw: Draw, seal: Seal) -> Invoice | None:
-        """Adds the invoice under the next number. None where the month has one, or another was issued just then."""
+        """Adds the invoice under the next number, one at a time. None where the month has one."""
 
         def work(db: Connection) -> Invoice | None:
+            _alone(db, tables.invoices)
             found = _issued(db, tenant)
             if any(each.month == month for each in found):
                 return None
@@ -96,10 +97,7 @@ class Store:
             db.execute(sa.insert(table), row)
             return issued
 
-        try:
-            return await self._sql.run(work)
-        except sa.exc.IntegrityError:
-            return None
+        return await self._sql.run(work)
 
     async def drifts(self, backend: str, covered: Scope, judge: "Callable[[list[Ours], Estimates], T]") -> T:
         """What `judge` makes of what the backend's entries say, on one snapshot."""
@@ -109,8 +107,7 @@ class Store:
         """The same, and adds the corrections it gives with a row about them; nobody else corrects meanwhile."""
 
         def work(db: Connection) -> Judged:
-            if db.dialect.name == "postgresql":
-                db.execute(sa.text("LOCK TABLE reconciliations IN EXCLUSIVE MODE"))
+            _alone(db, tables.reconciliations)
             judged = _judged(db, backend, covered, judge)
             if judged.corrections:
                 add_entries(db, judged.corrections, self._sinks, self._source)
@@ -122,6 +119,12 @@ class Store:
     async def issued(self, tenant: str | None) -> list[Invoice]:
         """The newest first, `LIST_MAX` at most."""
         return await self._sql.read(lambda db: _issued(db, tenant)[:LIST_MAX])
+
+
+def _alone(db: Connection, table: sa.Table) -> None:
+    """Until the transaction ends, nobody else writes to the table. A writing transaction of SQLite is alone anyway."""
+    if db.dialect.name == "postgresql":
+        db.execute(sa.text(f"LOCK TABLE {table.name} IN EXCLUSIVE MODE"))
 
 
 def _issued(db: Connection, tenant: str | None) -> list[Invoice]:
