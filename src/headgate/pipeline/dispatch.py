@@ -87,7 +87,7 @@ class Dispatch:
             if attempt.ended:
                 raise  # the answer is there and its receipt could not be kept: another attempt would cost twice
             attempt.fail(error)
-            slot.leave(ok=not isinstance(error, Overloaded | UpstreamTimeout) and error.status != 429)
+            slot.leave(ok=not _too_much(error))
             return error
         slot.observe(*attempt.latency())
         return None
@@ -161,6 +161,13 @@ def _end(attempt: Attempt, reply: Reply) -> None:
 
 async def _no_more(lease: Lease, target: Target, claim: str) -> Hold:  # noqa: RUF029 stands where admission's will
     raise OverBudget("Nothing holds what another attempt may cost.")
+
+
+def _too_much(error: HeadgateError) -> bool:
+    """Whether the backend could not take it: it timed out, or said so. The caller's own deadline tells nothing of it."""
+    if isinstance(error, Overloaded | UpstreamTimeout):
+        return error.code not in {"deadline_exceeded", "backend_unavailable"}
+    return error.status == 429
 
 
 def may_fall_back(error: HeadgateError) -> bool:
