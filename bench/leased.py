@@ -202,7 +202,7 @@ def main() -> None:
     scene = Scene(limit=5e4, offered=1e5) if given.quick else Scene()
     outcome = simulate(scene)
     simulated = summary(outcome)
-    print("\n".join(f"{name:>26}  {value:,.6g}" for name, value in simulated.items()), flush=True)
+    print("\n".join(f"{name:>26}  {told(value)}" for name, value in simulated.items()), flush=True)
     rows = measure(given.redis, 2.0 if given.quick else 10.0)
     for row in rows:
         print(
@@ -212,6 +212,12 @@ def main() -> None:
         plot(outcome, ROOT / "docs" / "images" / "leased.svg")
         path = ROOT / "bench" / "results" / f"leased-{datetime.now(UTC):%Y-%m-%d}.json"
         path.write_text(json.dumps({"facts": facts({}), "simulated": simulated, "real": rows}, indent=1) + "\n")
+
+
+def told(value: str | int | float) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.5f}"
 
 
 def measure(url: str | None, seconds: float) -> list[dict[str, Any]]:
