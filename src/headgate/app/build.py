@@ -24,7 +24,7 @@ from headgate.app.routes import visible_models
 from headgate.app.yamlfile import ConfigError
 from headgate.core.clock import Clock
 from headgate.core.ids import Ids
-from headgate.core.limiter import Account, Limiter
+from headgate.core.limiter import Account
 from headgate.core.ports import Backend, ModelInfo
 from headgate.core.principal import KeyTable, Principal
 from headgate.core.target import RouteTable
@@ -47,7 +47,7 @@ from headgate.pipeline.meter import Meter
 from headgate.storage.bus.open import open_bus
 from headgate.storage.errors import StorageError
 from headgate.storage.limits.guarded import Change, Hears
-from headgate.storage.limits.together import open_limits
+from headgate.storage.limits.together import Limits, open_limits
 from headgate.storage.sql.open import open_sql
 from headgate.storage.sql.port import Sql
 from headgate.telemetry import names
@@ -109,11 +109,11 @@ async def build(
         kit = Kit(clock, rng, log, metrics)
         path: Pathway  # made below, of what is made here
         hears = _hears(kit, lambda accounts: path.seeds.recheck([account.key for account in accounts]))
-        limiter = await stack.enter_async_context(_limits(config, home.instance(), kit, hears))
+        limits = await stack.enter_async_context(_limits(config, home.instance(), kit, hears))
 
         store = ledger_store.Store(sql, [sink.name for sink in config.events], f"/headgate/{home.instance()}")
         sinks = _open_sinks(config, environment)
-        books = await stack.enter_async_context(open_books(config, home, store, sinks, limiter, kit))
+        books = await stack.enter_async_context(open_books(config, home, store, sinks, limits.limiter, kit))
         journal, shipper = books.journal, books.shipper
         accounts = Accounts(accounts_store.Store(sql), shipper.flush)
 
@@ -124,7 +124,8 @@ async def build(
 
         meter = Meter(clock, ids, price_table(config), journal, metrics, log)
         cashier = Cashier(billing_store.Store(sql), lambda: meter.prices, shipper.flush, clock)
-        path = pathway(config, auth, limiter, accounts.spent, meter, rng)
+        path = pathway(config, auth, limits.limiter, accounts.spent, meter, rng)
+        path.seeds.touched = limits.touched
         gateway = path.gateway
 
         def publish(table: RouteTable, backends: Mapping[str, Backend]) -> None:
@@ -192,12 +193,12 @@ def keep(tasks: Tasks, work: Coroutine[Any, Any, None], name: str, log: Log) -> 
 
 
 @asynccontextmanager
-async def _limits(config: Config, instance: str, kit: Kit, hears: Hears) -> AsyncIterator[Limiter]:
+async def _limits(config: Config, instance: str, kit: Kit, hears: Hears) -> AsyncIterator[Limits]:
     try:
         limits = open_limits(config.storage.counters, kit.clock, kit.rng, instance, hears)
         async with limits as opened:
             kit.metrics.watch(names.REPLICAS, "Processes that share the limits.", opened.replicas)
-            yield opened.limiter
+            yield opened
     except StorageError as error:
         raise ConfigError(str(error)) from error
 

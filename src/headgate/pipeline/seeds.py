@@ -23,6 +23,8 @@ RECHECK_S = (5.0, 30.0, 120.0, 700.0)
 """When a new account is compared with the ledger again: calls that were under way when it was made held nothing in it,
 and the longest of them may end as late as this."""
 RECHECKS_MAX = 20_000
+TOUCHED_EVERY = 5
+"""Seconds between looks at accounts that are used while the store is away."""
 RECHECK_BATCH = 100
 KNOWN_MAX = 20_000
 FOR_EVER = 1e11
@@ -40,6 +42,8 @@ class Seeds:
         self._due: list[tuple[float, int, Account, Charge]] = []
         self._number = 0
         self._known: dict[str, tuple[Account, Charge]] = {}
+        self.touched: Callable[[], Sequence[Account]] = lambda: ()
+        """Accounts used while their store was away: neither side knows all of them, the ledger does."""
 
     async def fill(self, terms: Terms, missing: Sequence[int]) -> None:
         """Makes the accounts of these places in the plan. Raises `Overloaded` where the ledger cannot be asked."""
@@ -56,17 +60,22 @@ class Seeds:
 
     def recheck(self, keys: Sequence[str]) -> None:
         """These accounts may know of too little: the store was away, and others settled elsewhere meanwhile."""
+        self._due_now(keys)
         now = self._clock.monotonic()
         for key in keys:
             known = self._known.get(key)
             if known is not None:
-                for seconds in (0.0, *RECHECK_S):
+                for seconds in RECHECK_S:
                     self._later(now + seconds, *known)
 
     async def run(self) -> None:
         """Until cancelled: brings accounts up to what the ledger knows, when their time has come."""
+        turn = 0
         while True:
             await self._clock.sleep(1.0)
+            turn += 1
+            if turn % TOUCHED_EVERY == 0:
+                self._due_now([account.key for account in self.touched()])
             try:
                 await self.compare()
             except HeadgateError as error:
@@ -86,6 +95,13 @@ class Seeds:
                 for entry in batch:
                     heapq.heappush(self._due, entry)
                 raise
+
+    def _due_now(self, keys: Sequence[str]) -> None:
+        now = self._clock.monotonic()
+        for key in keys:
+            known = self._known.get(key)
+            if known is not None:
+                self._later(now, *known)
 
     def _later(self, at: float, account: Account, charge: Charge) -> None:
         if len(self._due) < RECHECKS_MAX:

@@ -38,12 +38,12 @@ def test_five_failures_in_a_row_open_it_and_a_good_answer_between_does_not() -> 
 def test_it_opens_when_one_answer_in_a_hundred_is_slow_and_not_for_fewer() -> None:
     breaker = Breaker(SETTINGS)
     for number in range(1_000):
-        breaker.answered(0.2 if number % 200 == 0 else 0.001, number / 1_000)
+        breaker.answered(0.3 if number % 200 == 0 else 0.001, number / 1_000)
     assert not is_open(breaker)
     for number in range(20):
-        breaker.answered(0.2, 1.0 + number / 1_000)
+        breaker.answered(0.3, 1.0 + number / 1_000)
     assert is_open(breaker)
-    assert "100 ms" in breaker.reason
+    assert "250 ms" in breaker.reason
 
 
 def test_slow_answers_while_connections_are_made_prove_nothing_but_failures_do() -> None:

@@ -11,7 +11,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 from msgspec import Meta, Struct
@@ -25,6 +25,7 @@ from headgate.storage.limits.share import Decided, Share, closed_by, share_of
 
 OPEN_MAX = 100_000
 """Calls in progress that were judged without the store; more are refused."""
+LATE_S = 0.01
 KNOWN_MAX = 100_000
 """Accounts of which the last state is remembered, those seen first forgotten first."""
 ASKING_MAX = 10_000
@@ -57,6 +58,14 @@ class Change(Struct, frozen=True):
     """How long it was, where it is back."""
 
 
+@runtime_checkable
+class HasPulse(Protocol):
+    """A store that tells how it is, apart from how long calls wait for their turn."""
+
+    def pulse(self) -> tuple[float, float]:
+        """When it last answered (monotonic seconds), and how many seconds that took."""
+
+
 class Hears(Struct, frozen=True):
     """Who is told, at once and without waiting."""
 
@@ -85,6 +94,7 @@ class GuardedLimiter:
         settings: GuardSettings | None = None,
     ) -> None:
         self._shared = shared
+        self._pulse = shared.pulse if isinstance(shared, HasPulse) else None
         self._local = local
         self._replicas = replicas
         self._clock = clock
@@ -135,15 +145,29 @@ class GuardedLimiter:
         work = self._shared.reserve(claim, plan, cost, ttl_s)
         task: asyncio.Task[Verdict] = self._asking.spawn(work, name="limits: reserve")
         try:
-            done, _ = await asyncio.wait((task,), timeout=self._settings.timeout_s)
+            answered = await self._answer(task)
         except asyncio.CancelledError:
             task.cancel()
             task.add_done_callback(partial(self._came_late, claim, plan, cost))
             raise
-        if done:
+        if answered:
             return task.result()
         task.add_done_callback(partial(self._came_late, claim, plan, cost))
         raise TimeoutError
+
+    async def _answer(self, task: "asyncio.Task[Verdict]") -> bool:
+        """Whether it came; False only where the store has answered nobody for as long as a call may wait.
+
+        A burst waits its turn at a store that answers: to judge it here would let it spend what others spend there.
+        """
+        while not task.done():
+            began = self._clock.monotonic()
+            await asyncio.wait((task,), timeout=self._settings.timeout_s)
+            if not task.done():  # a loop that was held up itself finds its timers before its answers
+                await asyncio.wait((task,), timeout=LATE_S)
+            if not task.done() and (self._pulse is None or self._pulse()[0] < began):
+                return False
+        return True
 
     def _came_late(self, claim: str, plan: Plan, cost: Cost, task: "asyncio.Task[Verdict]") -> None:
         """The caller has left, or was judged here meanwhile: what the store took for it goes back."""
@@ -227,7 +251,7 @@ class GuardedLimiter:
 
     def _answered(self, began: float) -> None:
         now, was_open = self._clock.monotonic(), self._breaker.open
-        self._breaker.answered(now - began, now)
+        self._breaker.answered(now - began if self._pulse is None else self._pulse()[1], now)
         if self._breaker.open and not was_open:
             self._opened()
 

@@ -13,6 +13,7 @@ from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from headgate.core.clock import Clock
 from headgate.core.tasks import Tasks
 from headgate.storage.limits.scripts import Script
 
@@ -33,8 +34,13 @@ class Pipelines:
     one round trip without an answer fails all that wait.
     """
 
-    def __init__(self, client: Redis, timeout_s: float) -> None:
+    def __init__(self, client: Redis, timeout_s: float, clock: Clock) -> None:
         self._client = client
+        self._clock = clock
+        self.answered_at = float("-inf")
+        """When the server last answered (monotonic)."""
+        self.trip_s = 0.0
+        """How long that took."""
         self._timeout_s = timeout_s
         self._wishes: deque[_Wish] = deque()
         self._carrying = 0
@@ -95,16 +101,20 @@ class Pipelines:
                 wish.answer.set_result(answer)
 
     async def _execute(self, batch: list[_Wish], command: Callable[[Script], tuple[str, str]]) -> list[Any]:
+        began = self._clock.monotonic()
         async with asyncio.timeout(self._timeout_s):
             if len(batch) == 1:
                 (wish,) = batch
-                return [await _kept(self._client, *command(wish.script), *wish.arguments)]
-            pipeline = self._client.pipeline(transaction=False)
-            queue: Callable[..., Any] = pipeline.execute_command
-            for wish in batch:
-                queue(*command(wish.script), *wish.arguments)
-            answers: list[Any] = await pipeline.execute(raise_on_error=False)
-            return answers
+                answers = [await _kept(self._client, *command(wish.script), *wish.arguments)]
+            else:
+                pipeline = self._client.pipeline(transaction=False)
+                queue: Callable[..., Any] = pipeline.execute_command
+                for wish in batch:
+                    queue(*command(wish.script), *wish.arguments)
+                answers = await pipeline.execute(raise_on_error=False)
+        self.answered_at = self._clock.monotonic()
+        self.trip_s = self.answered_at - began
+        return answers
 
 
 async def _kept(client: Redis, *command: object) -> Any:

@@ -60,7 +60,7 @@ class RedisLimiter:
         scripts: Scripts | None = None,
     ) -> None:
         self._client = client
-        self._pipelines = Pipelines(client, timeout_s)
+        self._pipelines = Pipelines(client, timeout_s, clock)
         self._evaluate = self._pipelines.evaluate
         self._timeout_s = timeout_s
         self._keys = Keys(prefix)
@@ -80,6 +80,10 @@ class RedisLimiter:
     def lost_settlements(self) -> int:
         """Claims whose end was never written: too many waited while the store was away. Their holds count as spent."""
         return self._settlements.settled.lost
+
+    def pulse(self) -> tuple[float, float]:
+        """When the server last answered (monotonic), and how many seconds that took."""
+        return self._pipelines.answered_at, self._pipelines.trip_s
 
     async def reserve(self, claim: str, plan: Plan, cost: Cost, ttl_s: float) -> Verdict:
         check_cost(cost)

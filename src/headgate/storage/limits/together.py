@@ -1,13 +1,13 @@
 """The limits of one process, put together: alone in memory, or shared, leased where asked for, and guarded."""
 
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from msgspec import Struct
 
 from headgate.core.clock import Clock
-from headgate.core.limiter import Limiter
+from headgate.core.limiter import Account, Limiter
 from headgate.storage.counters.open import open_counters
 from headgate.storage.limits.guarded import GuardedLimiter, Hears
 from headgate.storage.limits.leased import LeasedLimiter
@@ -21,6 +21,8 @@ class Limits(Struct, frozen=True):
 
     limiter: Limiter
     replicas: Callable[[], int]
+    touched: Callable[[], Sequence[Account]]
+    """Accounts of which the store may not know all, since they were used without it."""
 
 
 @asynccontextmanager
@@ -29,18 +31,17 @@ async def open_limits(url: str, clock: Clock, rng: random.Random, instance: str,
     shared = open_limiter(url, clock)
     if url == "memory":
         try:
-            yield Limits(shared, lambda: 1)
+            yield Limits(shared, lambda: 1, lambda: ())
         finally:
             await shared.aclose()
         return
     counters = open_counters(url, clock)
     replicas = Replicas(counters, clock, rng, instance)
-    limiter = LeasedLimiter(
-        GuardedLimiter(shared, MemoryLimiter(clock), replicas, clock, rng, hears), clock, rng, replicas, instance
-    )
+    guarded = GuardedLimiter(shared, MemoryLimiter(clock), replicas, clock, rng, hears)
+    limiter = LeasedLimiter(guarded, clock, rng, replicas, instance)
     try:
         await replicas.start()
-        yield Limits(limiter, replicas)
+        yield Limits(limiter, replicas, guarded.touched_accounts)
     finally:
         await limiter.aclose()
         await replicas.aclose()
