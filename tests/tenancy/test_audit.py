@@ -124,13 +124,32 @@ def test_every_kind_of_change_is_logged_with_who_from_where_and_what(sql_url: st
     run(sql_url, main)
 
 
+def test_what_was_taken_away_is_in_the_log(sql_url: str) -> None:
+    async def main(office: Office, _: Office) -> None:
+        owner = Owner("project", "default")
+        await office.tenancy.policies.put(owner, Policy(models=("one",), weight=2.0, limits=FIVE.limits), ADMIN)
+        await office.tenancy.policies.put(owner, Policy(models=("one",)), ADMIN)
+        taken = (await entries(office, types=("policy.updated",)))[0]
+        assert taken.before == {"weight": 2.0, "limits": [{"unit": "tokens", "amount": 5}]}
+        assert taken.after == {}
+
+    run(sql_url, main)
+
+
 def test_what_changes_nothing_is_no_news(sql_url: str) -> None:
     async def main(office: Office, _: Office) -> None:
         owner = Owner("project", "default")
         await office.tenancy.policies.put(owner, FIVE, ADMIN)
         created = await office.keys.create(KeySpec(), "hg-the-bootstrap-key", "key_bootstrap")
         await office.keys.revoke(created.record.id, ADMIN)
+        project = await office.tenancy.projects.create("p", ADMIN)
+        user = await office.tenancy.users.create("ada@example.com", "reader", ADMIN, projects=[(project.id, "member")])
+        account = await office.tenancy.accounts.create(project.id, "robot", ADMIN)
         known = len(await entries(office))
+        await office.tenancy.projects.rename(project.id, "p", ADMIN)
+        await office.tenancy.users.update(user.id, ADMIN, None)
+        await office.tenancy.projects.set_member(project.id, user.id, "member", ADMIN)
+        await office.tenancy.accounts.update(project.id, account.id, None, None, ADMIN)
         await office.tenancy.policies.put(owner, FIVE, ADMIN)
         await office.keys.revoke(created.record.id, ADMIN)
         await office.keys.create(KeySpec(), "hg-the-bootstrap-key", "key_bootstrap")

@@ -33,12 +33,15 @@ class Change:
     def note(
         self, kind: str, target: str, project: str | None, before: Struct | None = None, after: Struct | None = None
     ) -> None:
-        """Writes a line. Where both sides are given, fields that stayed as they were are left out."""
+        """Writes a line, unless both sides are given and are the same.
+
+        Fields that stayed as they were are left out. One that is on one side alone came, or went.
+        """
         old, new = _told(before), _told(after)
         if old is not None and new is not None:
-            changed = {name for name in new if old.get(name) != new[name]}
-            old = {name: value for name, value in old.items() if name in changed}
-            new = {name: value for name, value in new.items() if name in changed}
+            if old == new:
+                return
+            old, new = _unlike(old, new), _unlike(new, old)
         self.books.add(
             Entry(
                 id=self._ids.new("audit"),
@@ -116,6 +119,10 @@ def missing(what: str, record_id: str) -> NotFound:
 def check_name(name: str, what: str) -> None:
     if not 0 < len(name) <= NAME_MAX or not name.isprintable() or name.isspace():
         raise BadCall(f"A {what}'s name has 1 to {NAME_MAX} characters, all printable.", param="name")
+
+
+def _unlike(fields: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in others or others[name] != value}
 
 
 def _told(record: Struct | None) -> dict[str, Any] | None:

@@ -90,7 +90,8 @@ class Alerts:
             if not new and before is None:
                 raise no_alert()
             edit_policy(change, owner, None, lambda policy: edits.with_spend_alert(policy, cents))
-            alert = Alert(f"{owner.level}:{owner.id}", recipients, prefix, change.now)
+            since = change.now if before is None else before.created_at
+            alert = Alert(f"{owner.level}:{owner.id}", recipients, prefix, since)
             change.books.put(alert)
             after = SpendAlert(alert.owner, recipients, prefix, alert.created_at, cents)
             kind = "spend_alert.created" if new else "spend_alert.updated"
