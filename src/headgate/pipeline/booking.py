@@ -53,7 +53,7 @@ class Booking:
         self._clock = clock
         self._settings = CostingSettings()
         self._defaults = Policy()
-        self._plans = Plans(lambda: self._defaults)
+        self._plans = Plans(lambda: self._defaults, seeds.know)
 
     def use(self, settings: CostingSettings, defaults: Policy) -> None:
         """From now on. `defaults` is what keys without limits of their own are given."""

@@ -164,7 +164,7 @@ async def _no_more(lease: Lease, target: Target, claim: str) -> Hold:  # noqa: R
 
 
 def _too_much(error: HeadgateError) -> bool:
-    """Whether the backend could not take it: it timed out, or said so. The caller's own deadline tells nothing of it."""
+    """Whether the backend could not take it: it timed out, or said so. A caller's own deadline tells nothing of it."""
     if isinstance(error, Overloaded | UpstreamTimeout):
         return error.code not in {"deadline_exceeded", "backend_unavailable"}
     return error.status == 429

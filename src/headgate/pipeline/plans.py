@@ -79,9 +79,11 @@ class _Parts(Struct, frozen=True, eq=False):
 class Plans:
     """Remembers compiled plans per principal object: a new snapshot brings new principals, and so new plans."""
 
-    def __init__(self, defaults: Callable[[], Policy]) -> None:
+    def __init__(self, defaults: Callable[[], Policy], made: Callable[[Terms], None] = lambda terms: None) -> None:
         self._defaults = defaults
         """What a key without limits of its own is given."""
+        self._made = made
+        """Told of every plan when it is made."""
         self._known: dict[str, tuple[Principal, Policy, _Compiled]] = {}
 
     def find(self, principal: Principal, call: Call, now: float) -> Terms:
@@ -91,7 +93,7 @@ class Plans:
         if known is None or known[0] is not principal or known[1] is not defaults:
             if len(self._known) >= PRINCIPALS_MAX:
                 self._known.clear()
-            known = (principal, defaults, _Compiled(principal, defaults))
+            known = (principal, defaults, _Compiled(principal, defaults, self._made))
             self._known[principal.key_id] = known
         return known[2].terms(principal, call, now)
 
@@ -99,7 +101,8 @@ class Plans:
 class _Compiled:
     """One principal's policies, and the plans made of them so far."""
 
-    def __init__(self, principal: Principal, defaults: Policy) -> None:
+    def __init__(self, principal: Principal, defaults: Policy, made: Callable[[Terms], None]) -> None:
+        self._made = made
         self._governed = _with_defaults(principal, defaults)
         budgets = [budget for governed in self._governed for budget in governed.policy.budgets]
         rules: list[Limit | Budget] = [limit for governed in self._governed for limit in governed.policy.limits]
@@ -130,6 +133,7 @@ class _Compiled:
             if len(self._variants) >= VARIANTS_MAX:
                 self._variants.clear()
             found = self._variants[key] = _compile(self._governed, principal, _Parts(*key), now)
+            self._made(found)
         return found
 
 

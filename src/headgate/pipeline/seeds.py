@@ -52,11 +52,15 @@ class Seeds:
             await self._limiter.seed(await self._sums(wanted))
         now = self._clock.monotonic()
         for account, charge in wanted:
+            for seconds in RECHECK_S:
+                self._later(now + seconds, account, charge)
+
+    def know(self, terms: Terms) -> None:
+        """Told of every plan: what is asked of the ledger for its accounts, should their store be away."""
+        for account, charge in zip(terms.plan.accounts, terms.charges, strict=True):
             if len(self._known) >= KNOWN_MAX:
                 self._known.clear()
             self._known[account.key] = (account, charge)
-            for seconds in RECHECK_S:
-                self._later(now + seconds, account, charge)
 
     def recheck(self, keys: Sequence[str]) -> None:
         """These accounts may know of too little: the store was away, and others settled elsewhere meanwhile."""
