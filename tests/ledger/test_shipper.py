@@ -209,6 +209,52 @@ def test_a_disk_that_cannot_be_read_for_a_moment_does_not_end_the_shipper(tmp_pa
     asyncio.run(main())
 
 
+def test_a_disk_that_cannot_even_be_measured_does_not_end_the_shipper(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with works(tmp_path) as house:
+            house.append(1)
+            gone = house.folder / "00000000.jsonl"
+            gone.symlink_to(house.folder / "nowhere")
+            task = asyncio.create_task(house.shipper.run())
+            await until(lambda: any("ledger.lagging" in line for line in house.lines))
+            gone.unlink()
+            async with asyncio.timeout(10):
+                while await house.ledger() != names(1):
+                    await house.clock.advance(31)
+            assert not task.done()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("segment_bytes", [1_000_000, 1500])
+def test_a_flush_ends_however_many_receipts_come_meanwhile(tmp_path: Path, segment_bytes: int) -> None:
+    """Budgets and administrators wait for it: it ships what there was when they asked, and leaves the rest."""
+
+    async def main() -> None:
+        async with works(tmp_path, segment_bytes=segment_bytes) as house:
+            add, written = house.store.add_receipts, []
+
+            async def add_while_others_append(receipts: Sequence[Receipt], log: str, position: int) -> None:
+                await add(receipts, log, position)
+                written.append(len(receipts))
+                for number in range(len(written) * 10, len(written) * 10 + 10):
+                    house.append(number)
+
+            house.append(*range(10))
+            house.store.add_receipts = add_while_others_append  # type: ignore[method-assign]
+            async with asyncio.timeout(20):
+                await house.shipper.flush()
+            assert len(written) <= 4
+            assert set(names(*range(10))) <= set(await house.ledger())
+            house.store.add_receipts = add  # type: ignore[method-assign]
+            await house.shipper.flush()
+            assert await house.ledger() == names(*range(len(written) * 10 + 10))
+
+    asyncio.run(main())
+
+
 def test_a_receipt_with_odd_text_or_numbers_does_not_hold_up_the_rest(tmp_path: Path, sql_url: str) -> None:
     async def main() -> None:
         async with works(tmp_path, sql_url) as house:

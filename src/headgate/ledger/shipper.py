@@ -51,12 +51,17 @@ class Shipper:
             await self._clock.sleep(GATHER_SECONDS)
 
     async def flush(self) -> None:
-        """Ships everything the journal holds at this moment. Raises what SQL and the disk raise."""
+        """Ships everything the journal holds at this moment. Raises what SQL and the disk raise.
+
+        What is appended meanwhile is left to the next: else it would not end while calls come in, and those who wait
+        for it would wait for a pause.
+        """
         async with self._turn:
             self._wake.clear()
-            for segment in self._journal.segments():
-                await self._ship(segment)
-                if segment < self._journal.current:
+            current = self._journal.current
+            for segment, size in [(number, self._journal.size(number)) for number in self._journal.segments()]:
+                await self._ship(segment, size)
+                if segment < current:
                     await self._store.forget_position(self._log_name(segment))
                     self._journal.remove(segment)
                     self._positions.pop(segment, None)
@@ -76,18 +81,19 @@ class Shipper:
 
     def _lagging(self, error: Exception) -> None:
         detail = str(error) or type(error).__name__
-        self._log.event(names.LEDGER_LAGGING, "warning", error=detail, unshipped_bytes=self.unshipped())
+        # Not measured: the disk may be what is in trouble.
+        self._log.event(names.LEDGER_LAGGING, "warning", error=detail, unshipped_bytes=self._journal.unshipped)
 
-    async def _ship(self, segment: int) -> None:
+    async def _ship(self, segment: int, size: int) -> None:
+        """Up to `size` bytes at least."""
         if segment not in self._positions:
             known = await self._store.position(self._log_name(segment))
             # Beyond its end: SQL remembers another file of this name, from a folder that was removed. Read this one
             # whole; receipts that are there already are not added again.
-            self._positions[segment] = known if known <= self._journal.size(segment) else 0
-        while True:
-            start = self._positions[segment]
+            self._positions[segment] = known if known <= size else 0
+        while (start := self._positions[segment]) < size:
             lines, end = await asyncio.to_thread(self._journal.read, segment, start, BATCH_BYTES)
-            if end == start:
+            if end == start:  # a torn line is all that is left
                 return
             await asyncio.to_thread(self._journal.sync)
             receipts: list[Receipt] = []
