@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,13 @@ from headgate.tenancy.store import Rows, Store
 from tests.tenancy.office import Office, run
 
 T = TypeVar("T")
+
+
+async def until(office: Office, check: Callable[[], bool]) -> None:
+    """Polls, on the office's own clock."""
+    async with asyncio.timeout(10):
+        while not check():
+            await office.clock.advance(0.7)
 
 
 def test_a_new_key_opens_at_once_and_only_its_prefix_is_kept(sql_url: str) -> None:
@@ -79,13 +87,9 @@ def test_another_process_follows_within_its_poll(sql_url: str) -> None:
     async def main(here: Office, there: Office) -> None:
         watch = asyncio.create_task(there.keys.watch(random.Random(2)))
         created = await here.keys.create(KeySpec())
-        async with asyncio.timeout(10):
-            while not there.opens(created.key):
-                await there.clock.advance(0.7)
+        await until(there, lambda: there.opens(created.key))
         await here.keys.revoke(created.record.id)
-        async with asyncio.timeout(10):
-            while there.opens(created.key):
-                await there.clock.advance(0.7)
+        await until(there, lambda: not there.opens(created.key))
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
 
@@ -106,6 +110,25 @@ def test_while_sql_is_away_known_keys_open_and_it_is_said_once(sql_url: str) -> 
         assert office.opens(created.key)
         assert len([line for line in office.lines if "keys.stale" in line]) == 1
         assert not watch.done()
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+
+    run(sql_url, main)
+
+
+def test_a_table_that_is_gone_for_a_while_does_not_end_the_watch(sql_url: str) -> None:
+    async def main(here: Office, there: Office) -> None:
+        async def run(statement: str) -> None:
+            await here.store._sql.run(lambda db: db.execute(sa.text(statement)))
+
+        created = await here.keys.create(KeySpec())
+        watch = asyncio.create_task(there.keys.watch(random.Random(2)))
+        await until(there, lambda: there.opens(created.key))
+        await run("ALTER TABLE versions RENAME TO away")  # as while a backup is being put back
+        await until(there, lambda: there.auth.table.stale)
+        await run("ALTER TABLE away RENAME TO versions")
+        await here.keys.revoke(created.record.id)
+        await until(there, lambda: not there.opens(created.key))
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
 

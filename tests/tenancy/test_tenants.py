@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from alembic.config import Config
 from sqlalchemy import Connection
 
 from headgate.core.errors import BadCall, Conflict, NotFound, Overloaded, Unauthorized
-from headgate.core.policy import Budget, Limit, Policy
+from headgate.core.policy import TIME_MAX, Budget, Limit, Policy
 from headgate.core.principal import KeyTable
 from headgate.storage.sql import open as opening
 from headgate.storage.sql import tables_tenancy as tables
@@ -180,6 +181,19 @@ def test_a_stop_blocks_until_its_time_or_its_release(sql_url: str) -> None:
             await stops.stop("nobody", "x", office.clock.now() + 5)
 
     run(sql_url, main)
+
+
+@pytest.mark.parametrize("until", [1.0, float("nan"), float("inf"), 1e12, 1e308])
+def test_a_stop_until_a_time_that_no_calendar_shows_is_refused(tmp_path: Path, until: float) -> None:
+    async def main(office: Office, other: Office) -> None:
+        with pytest.raises(BadCall) as refused:
+            await office.tenancy.stops.stop("default", "A leak.", until)
+        assert refused.value.param == "until"
+        await office.tenancy.stops.stop("default", "A leak.", TIME_MAX)
+        assert (await office.keys.create(KeySpec())).key
+        await other.keys.refresh()
+
+    run(f"sqlite:///{tmp_path}/state.db", main)
 
 
 def test_while_sql_is_away_an_unknown_key_is_told_so_and_a_known_one_goes_on(sql_url: str) -> None:

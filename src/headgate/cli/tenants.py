@@ -12,6 +12,7 @@ from headgate.app.config import find_file, load, read_environment
 from headgate.app.offline import open_tenancy
 from headgate.cli.common import place_options
 from headgate.core.errors import BadCall
+from headgate.core.policy import TIME_MAX
 from headgate.tenancy.policies import Owner
 from headgate.tenancy.store import Page
 from headgate.tenancy.tenancy import Tenancy
@@ -86,7 +87,10 @@ def later(text: str) -> float:
     match = re.fullmatch(r"(\d{1,9})([smhd])", text)
     if match is None:
         raise BadCall(f"'{text}' is no time span. Write a number and s, m, h or d: 12h, 30d.")
-    return datetime.now(UTC).timestamp() + int(match[1]) * _UNITS[match[2]]  # noqa: TID251 the edge
+    at = datetime.now(UTC).timestamp() + int(match[1]) * _UNITS[match[2]]  # noqa: TID251 the edge
+    if at > TIME_MAX:
+        raise BadCall(f"'{text}' from now lies beyond the year 9999; give a shorter time.")
+    return at
 
 
 def shown_time(at: float) -> str:

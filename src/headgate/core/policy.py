@@ -22,6 +22,8 @@ NANOS = 1_000_000_000
 """Nanodollars in a dollar: money is counted in whole nanodollars everywhere, so that every sum is exact."""
 MONEY_MAX = 9_000_000
 """US dollars one budget may hold: its nanodollars must be whole numbers of a double, which is what Redis's Lua has."""
+TIME_MAX = 253_402_300_799.0
+"""The last second of the year 9999, which is the last that calendars can show."""
 PRIORITIES: tuple[Priority, ...] = ("interactive", "normal", "batch")
 
 _Amount = Annotated[int, Meta(ge=1, le=10**12)]
@@ -74,7 +76,7 @@ class Budget(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     at_soft: Literal["notify", "downgrade"] = "notify"
     raised_by: Annotated[float, Meta(ge=0, le=10**12)] = 0.0
     """Added to `amount` until `raised_until`."""
-    raised_until: float | None = None
+    raised_until: Annotated[float, Meta(ge=0, le=TIME_MAX)] | None = None
     """Unix seconds."""
 
     @property

@@ -9,6 +9,7 @@ from msgspec import structs
 from headgate.core.clock import Clock
 from headgate.core.errors import BadCall, NotFound
 from headgate.core.ids import Ids
+from headgate.core.policy import TIME_MAX
 from headgate.core.principal import KeyTable, Scope, hash_key
 from headgate.telemetry.log import Log
 from headgate.tenancy.desk import Change, Desk
@@ -20,8 +21,6 @@ from headgate.tenancy.store import Store
 
 PREFIX = "hg-"
 VISIBLE_LENGTH = 11
-EXPIRY_MAX = 253_402_300_800.0
-"""The year 10000, which no calendar can show."""
 LIMIT_MAX = 10**12
 _SCOPES: tuple[Scope, ...] = ("inference", "admin")
 
@@ -188,7 +187,7 @@ def _check(spec: KeySpec, clock: Clock) -> None:
         raise BadCall("A key names at most 100 model patterns of 1 to 256 printable characters.", param="models")
     if spec.expires_at is not None and spec.expires_at <= clock.now():
         raise BadCall("The expiry lies in the past; give a later time.", param="expires_at")
-    if spec.expires_at is not None and not spec.expires_at < EXPIRY_MAX:
+    if spec.expires_at is not None and not spec.expires_at <= TIME_MAX:
         raise BadCall(
             "The expiry is in Unix seconds, before the year 10000; leave it out for never.", param="expires_at"
         )

@@ -1,9 +1,7 @@
 """Stops of spending, and whom a monthly budget's alert is for."""
 
-import math
-
 from headgate.core.errors import BadCall, Conflict, NotFound
-from headgate.core.policy import Policy
+from headgate.core.policy import TIME_MAX, Policy
 from headgate.tenancy import edits
 from headgate.tenancy.desk import Change, Desk, need
 from headgate.tenancy.policies import Owner, edit_policy, load
@@ -26,8 +24,8 @@ class Stops:
         """
         if not 0 < len(reason) <= REASON_MAX or not reason.isprintable():
             raise BadCall(f"A reason has 1 to {REASON_MAX} printable characters.", param="reason")
-        if not math.isfinite(until) or until <= self._desk.clock.now():
-            raise BadCall("'until' lies in the past; give a later time, in Unix seconds.", param="until")
+        if not self._desk.clock.now() < until <= TIME_MAX:
+            raise BadCall("'until' lies between now and the year 10000, in Unix seconds.", param="until")
 
         def work(change: Change) -> None:
             need(change.books, Project, project, "project")

@@ -17,6 +17,7 @@ from headgate.core.policy import Policy
 from headgate.core.principal import KeyLimits
 from headgate.storage.sql import tables
 from headgate.storage.sql import tables_tenancy as own
+from headgate.storage.sql.errors import unavailable
 from headgate.storage.sql.port import Sql
 from headgate.storage.sql.statements import bump, insert
 from headgate.tenancy.keyring import KeyRecord
@@ -182,7 +183,7 @@ class Store:
 
     async def version(self, timeout_s: float | None = None) -> int:
         """Grows with every change, in whatever process."""
-        return await self._sql.read(_version, timeout_s=timeout_s)
+        return await self._follow(_version, timeout_s)
 
     async def rows(self, now: float, since: int, make: Callable[[Rows], T]) -> T:
         """What `make` makes of everything a snapshot needs: one query per table; `make` runs off the event loop.
@@ -196,7 +197,14 @@ class Store:
             except msgspec.ValidationError as error:
                 raise Bug(f"The database holds a policy that this version cannot read: {error}.") from error
 
-        return await self._sql.read(work)
+        return await self._follow(work)
+
+    async def _follow(self, work: Callable[[Connection], T], timeout_s: float | None = None) -> T:
+        """Raises `Overloaded` even where a table is not there, as while a backup is being put back."""
+        try:
+            return await self._sql.read(work, timeout_s=timeout_s)
+        except sa.exc.SQLAlchemyError as error:
+            raise unavailable(error) from error
 
 
 _SNAPSHOT_COLUMNS = (
