@@ -12,11 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
+from headgate.core.policy import Budget, Each, Governed, Policy
 from headgate.core.usage import Receipt, Usage
 from headgate.ledger.accounts.questions import Spending, SpendQuestion
 from headgate.ledger.accounts.store import Store as Accounts
 from headgate.ledger.accounts.store import _spent
 from headgate.ledger.store import Store
+from headgate.pipeline.plans import Charge
+from headgate.pipeline.seeds import _question
 from headgate.storage.sql.open import open_sql
 from tests.ledger.test_usage import DAY, START, entry
 
@@ -24,7 +27,7 @@ RECEIPTS = [
     entry(0, tenant="a", key_id="k1", model="gpt-4o", cost_nanos=7, usage=Usage(input=10, output=1)),
     entry(1, tenant="a", user="u", model="gpt-4o-mini", cost_nanos=None, usage=Usage(input=20, output=2)),
     entry(2, tenant="b", session="s", model="GPT-4o", cost_nanos=100, usage=Usage(input=40, output=4)),
-    entry(24, tenant="a", model="100%_x", cost_nanos=1_000, usage=Usage(input=80, output=8)),
+    entry(24, tenant="a", session="s1", model="100%_x", cost_nanos=1_000, usage=Usage(input=80, output=8)),
     entry(3, tenant="a", model="gpt-4o", cost_nanos=-2, outcome="correction", usage=Usage(input=-5)),
 ]
 LATEST = START + 9 * DAY
@@ -54,6 +57,26 @@ def test_each_question_is_answered_by_itself_and_in_order(sql_url: str) -> None:
         SpendQuestion(START, LATEST, tenant="nobody"),
         SpendQuestion(START, LATEST, tenant="a\x00' or 1=1 --"),
     ) == [(1_105, 160), (105, 72), (1_005, 116), (7, 11), (0, 22), (100, 44), (0, 0), (0, 0)]
+
+
+def test_calls_without_a_user_or_a_session_are_summed_by_themselves(sql_url: str) -> None:
+    assert ask(
+        sql_url,
+        SpendQuestion(START, LATEST, tenant="a", user=""),
+        SpendQuestion(START, LATEST, tenant="b", session=""),
+        SpendQuestion(START, LATEST, user="", model="gpt*"),
+    ) == [(1_005, 94), (0, 0), (5, 6)]
+
+
+@pytest.mark.parametrize("each", ["", "user", "session"])
+def test_a_budget_of_each_is_filled_with_what_its_own_calls_spent(sql_url: str, each: Each) -> None:
+    """Those without a user or a session share one account: it holds what they spent, not nothing, and not all."""
+    project = Governed("project", "a", Policy())
+    theirs = [r for r in RECEIPTS if r.tenant == "a" and not (each and getattr(r, each))]
+    charge = Charge(project, Budget(1.0, each=each), "", START, LATEST)
+    assert ask(sql_url, _question(charge)) == [
+        (sum(r.cost_nanos or 0 for r in theirs), sum(r.usage.total for r in theirs))
+    ]
 
 
 def test_patterns_of_models_mean_what_they_mean_in_policies(sql_url: str) -> None:
@@ -122,6 +145,8 @@ INDEXES = [
     ),
     (SpendQuestion(START, LATEST, key="k"), "ledger_by_key (key_id=? AND started_at>? AND started_at<?)"),
     (SpendQuestion(0, LATEST, tenant="a", session="s"), "ledger_by_session (session=?)"),
+    (SpendQuestion(0, LATEST, tenant="a", session=""), "ledger_by_tenant (tenant=? AND started_at>? AND started_at<?)"),
+    (SpendQuestion(0, LATEST, tenant="a", user=""), "ledger_by_tenant (tenant=? AND started_at>? AND started_at<?)"),
 ]
 
 

@@ -132,6 +132,6 @@ def _question(charge: Charge) -> SpendQuestion:
         tenant=by["project"],
         user=by["user"],
         key=by["key"],
-        session=charge.session or None,
+        session=charge.session or ("" if budget.each == "session" else None),
         model=glob.escape(value) if budget.each == "model" else budget.model,
     )

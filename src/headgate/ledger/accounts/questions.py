@@ -72,7 +72,10 @@ class UsageRow(Struct, frozen=True, kw_only=True):
 
 
 class SpendQuestion(Struct, frozen=True):
-    """What was spent in [`start`, `end`) (Unix seconds) by whom and on which models."""
+    """What was spent in [`start`, `end`) (Unix seconds) by whom and on which models.
+
+    None stands for all; the empty text for the entries that have no user, or no session.
+    """
 
     start: float
     end: float

@@ -187,7 +187,7 @@ def _spent_by_model(db: Connection, scope: _Scope, by_model: bool, prefix: str) 
         *exact("output", _LEDGER.output_tokens),
     )
     others: list[sa.ColumnElement[Any]] = [_LEDGER.started_at, _LEDGER.tenant, _LEDGER.user_id, _LEDGER.key_id]
-    if who[-1] is not None:
+    if who[-1]:
         # A session has few entries. Planners that know no better go by tenant or time all the same, so those are asked
         # for in a way that no index answers.
         others = [sa.func.coalesce(field, field, type_=field.type) for field in others]
@@ -195,7 +195,7 @@ def _spent_by_model(db: Connection, scope: _Scope, by_model: bool, prefix: str) 
     statement = statement.where(at >= float(start), at < float(end))
     for wanted, field in zip(who, (*fields, _LEDGER.session), strict=True):
         if wanted is not None:
-            statement = statement.where(field == _text(wanted))
+            statement = statement.where(field == _text(wanted) if wanted else sa.func.coalesce(field, "") == "")
     if prefix:
         statement = statement.where(sa.func.substr(_LEDGER.model, 1, len(prefix)) == prefix)
     if by_model:
