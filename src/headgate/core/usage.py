@@ -37,7 +37,7 @@ class Receipt(Struct, frozen=True, omit_defaults=True):
     key_id: str
     operation: str
     model: str
-    """The model the caller asked for."""
+    """The model the caller asked for, or the cheaper one that a budget chose instead: whose budgets pay."""
     backend: str
     upstream_model: str
     started_at: float

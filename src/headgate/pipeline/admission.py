@@ -67,7 +67,7 @@ class Lease:
             tenant=principal.tenant,
             weight=terms.weight,
             priority=priority(terms, self.call),
-            cost_tokens=max(1, booked.cost.tokens),
+            cost_tokens=max(1, booked.work),
             deadline=self.call.deadline,
         )
         self.slot: Slot | None = None
@@ -158,9 +158,6 @@ class Admission:
                 retry_after=delay_s,
             )
         await self._clock.sleep(delay_s)
-
-    def _hold(self, booked: Booked) -> Hold:
-        return Hold(self.booking.limiter, booked.call.id, booked.terms, booked.cost)
 
     def _refuse_if_broken(self) -> None:
         self._journal.check_room()

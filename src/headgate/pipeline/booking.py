@@ -7,7 +7,7 @@ from msgspec import Raw, Struct, structs
 
 from headgate.core.call import Call
 from headgate.core.clock import Clock
-from headgate.core.errors import HeadgateError, OverBudget, Overloaded
+from headgate.core.errors import HeadgateError, NotFound, OverBudget, Overloaded
 from headgate.core.limiter import Cost, Limiter, Plan, Verdict
 from headgate.core.policy import Policy
 from headgate.core.principal import Principal
@@ -18,7 +18,7 @@ from headgate.pipeline.auth import may_use
 from headgate.pipeline.costing import Costing, CostingSettings, over_cap
 from headgate.pipeline.holds import NOTHING, Hold
 from headgate.pipeline.limit_headers import limit_headers
-from headgate.pipeline.plans import Charge, Plans, Terms
+from headgate.pipeline.plans import Charge, Plans, Terms, without
 from headgate.pipeline.refusals import over_budget, over_place, over_rate
 from headgate.pipeline.seeds import Seeds
 
@@ -40,6 +40,19 @@ class Booked(Struct, frozen=True):
     cost: Cost
     headers: list[Header]
     delay_s: float
+    work: int
+    """Tokens it probably takes: what it costs where calls wait, with a budget or without."""
+
+
+class _Wish(Struct, frozen=True):
+    """What to book: the call as it came, or of a cheaper model that a budget wants instead."""
+
+    call: Call
+    targets: Sequence[Target]
+    taken: frozenset[str] = frozenset()
+    """Keys of the rates of requests that were taken for a dearer model: they stay taken, and are not taken twice."""
+    headers: Sequence[Header] = ()
+    """What is said of those."""
 
 
 class Booking:
@@ -62,45 +75,52 @@ class Booking:
     async def book(self, principal: Principal, call: Call, find: FindTargets, place_s: float) -> Booked:
         """`place_s` is how long places are kept. Raises `OverLimit`, `OverBudget`, `Overloaded`, or as `find` does."""
         _refuse_stopped(principal)
-        asked = call.model
+        wish = _Wish(call, find(call))
         for _ in range(DOWNGRADES_MAX + 1):
-            got = await self._try(principal, call, find, place_s)
+            got = await self._try(principal, wish, find, place_s)
             if isinstance(got, Booked):
-                if call.model != asked:
-                    got.headers.append((b"x-headgate-downgraded-from", _printable(asked)))
-                    got.headers.append((b"x-headgate-model", _printable(call.model)))
+                if got.call.model != call.model:
+                    got.headers.append((b"x-headgate-downgraded-from", _printable(call.model)))
+                    got.headers.append((b"x-headgate-model", _printable(got.call.model)))
                 return got
-            call = with_model(call, got)
+            wish = got
         raise OverBudget("Every cheaper model leads to another; mend 'downgrade_to' in the budgets.")
 
-    async def _try(self, principal: Principal, call: Call, find: FindTargets, place_s: float) -> "Booked | str":
-        """What the call got, or the name of the cheaper model that a budget wants instead."""
+    async def _try(self, principal: Principal, wish: _Wish, find: FindTargets, place_s: float) -> Booked | _Wish:
+        """What the call got, or what a budget wants instead."""
         now = self._clock.now()
-        targets = find(call)
-        terms = self._plans.find(principal, call, now)
-        call = self.costing.bound(call, terms, self._settings)
-        cost = self.costing.cost(call, targets[0], terms, self._settings, now)
+        terms = self._plans.find(principal, wish.call, now)
+        if wish.taken:
+            terms = without(terms, wish.taken)
+        call = self.costing.bound(wish.call, terms, self._settings)
+        cost = self.costing.cost(call, wish.targets[0], terms, self._settings, now)
         cap = over_cap(terms, cost, now)
         if cap is not None:
-            cheaper = _cheaper(principal, call, cap, cap.budget.at_limit)
+            cheaper = _cheaper(principal, wish, cap, cap.budget.at_limit, find)
             if cheaper is None:
                 raise over_budget(cap, None, cap.budget.limit(now), _part(cap, cost))
             return cheaper
         verdict = await self._reserve(call.id, call, terms, terms.plan, cost)
         headers = limit_headers(terms, verdict)
+        if wish.headers:
+            known = {name for name, _ in headers}
+            headers.extend(header for header in wish.headers if header[0] not in known)
         if not verdict.allowed:
             charge, refusal = self._refusal(terms, verdict, cost, place_s)
             refusal.headers = headers
-            cheaper = _cheaper(principal, call, charge, charge.budget.at_limit) if charge is not None else None
+            cheaper = _cheaper(principal, wish, charge, charge.budget.at_limit, find) if charge is not None else None
             if cheaper is None:
                 raise refusal
             return cheaper
         soft = self._alerts.look(terms, verdict) if terms.charges else None
-        cheaper = _cheaper(principal, call, soft, "downgrade") if soft is not None else None
+        cheaper = _cheaper(principal, wish, soft, "downgrade", find) if soft is not None else None
         if cheaper is not None:
             self.limiter.settle(call.id, terms.plan, cost, NOTHING)
-            return cheaper
-        return Booked(call, targets, terms, cost, headers, verdict.delay_s)
+            taken = wish.taken.union(rate.key for rate in terms.plan.rates if not rate.tokens)
+            kept = [header for header in headers if header[0].endswith(b"-requests")]
+            return structs.replace(cheaper, taken=taken, headers=kept)
+        work = self.costing.likely(call, self._settings) if terms.paid else cost.tokens
+        return Booked(call, wish.targets, terms, cost, headers, verdict.delay_s, work)
 
     async def visit(self, principal: Principal, call: Call) -> Booked:
         """For an answer that is kept already: it counts as a request, takes a place, and costs nothing."""
@@ -112,7 +132,7 @@ class Booking:
             _, refusal = self._refusal(terms, verdict, NOTHING, 1.0)
             refusal.headers = headers
             raise refusal
-        return Booked(call, (), terms, NOTHING, headers, verdict.delay_s)
+        return Booked(call, (), terms, NOTHING, headers, verdict.delay_s, 0)
 
     async def again(self, booked: Booked, target: Target, claim: str) -> Hold:
         """Holds what one more attempt may cost. Raises `OverBudget`."""
@@ -153,12 +173,16 @@ def _part(charge: Charge, cost: Cost) -> int:
     return cost.nanos if charge.budget.unit == "usd" else cost.tokens
 
 
-def _cheaper(principal: Principal, call: Call, charge: Charge, action: str) -> str | None:
-    """The model to use instead, where the budget names one that this call does not use already and may use."""
+def _cheaper(principal: Principal, wish: _Wish, charge: Charge, action: str, find: FindTargets) -> _Wish | None:
+    """The same of the model that the budget names, where it is another one, may be used, and is served."""
     model = charge.budget.downgrade_to
-    if action != "downgrade" or not model or model == call.model or not may_use(principal, model):
+    if action != "downgrade" or not model or model == wish.call.model or not may_use(principal, model):
         return None
-    return model
+    call = with_model(wish.call, model)
+    try:
+        return structs.replace(wish, call=call, targets=find(call))
+    except NotFound:
+        return None  # the caller did not ask for it, and cannot mend it
 
 
 def with_model(call: Call, model: str) -> Call:

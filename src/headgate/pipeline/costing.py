@@ -41,14 +41,19 @@ class Costing:
             return structs.replace(call, output_cap=settings.budget_output_tokens)
         return call
 
+    def likely(self, call: Call, settings: CostingSettings) -> int:
+        """The tokens it probably takes, whatever budgets want to hold."""
+        asked = output_asked(call)
+        each = settings.assumed_output_tokens if asked is None else min(asked, OUTPUT_MAX)
+        return self.estimator.likely(call) + each * answers(call)
+
     def cost(self, call: Call, target: Target, terms: Terms, settings: CostingSettings, now: float) -> Cost:
         """What to reserve for one attempt at `target`. Raises `OverBudget` where a budget in dollars applies and the
         price is not known.
         """
+        if not terms.paid:
+            return Cost(self.likely(call, settings))
         asked = output_asked(call)
-        if not terms.charges and not terms.caps:
-            each = settings.assumed_output_tokens if asked is None else min(asked, OUTPUT_MAX)
-            return Cost(self.estimator.likely(call) + each * answers(call))
         prompt = self._count(call, target)
         if prompt is None:
             prompt = self.estimator.careful(call)

@@ -192,7 +192,7 @@ class Attempt:
             tenant=principal.tenant if principal else "-",
             key_id=principal.key_id if principal else "-",
             operation=call.operation,
-            model=call.model[:USER_LENGTH_MAX],
+            model=self._call.model[:USER_LENGTH_MAX],
             backend=self.target.backend,
             upstream_model=self.target.model[:USER_LENGTH_MAX],
             started_at=now,

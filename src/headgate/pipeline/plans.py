@@ -1,11 +1,11 @@
 """From policies to plans: which rates, places and accounts a call must fit into, worked out once and remembered."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from headgate.core.call import Call
 from headgate.core.limiter import Account, Place, Plan, Rate
@@ -58,6 +58,8 @@ class Terms(Struct, frozen=True, eq=False):
     charges: tuple[Charge, ...]
     caps: tuple[Charge, ...]
     """Budgets of a single request."""
+    paid: bool
+    """Some budget applies."""
     capped: bool
     """Some hard budget in dollars or tokens applies: the answer's length must be bounded."""
     weight: float
@@ -192,9 +194,22 @@ def _compile(governed: tuple[Governed, ...], principal: Principal, parts: _Parts
         places=tuple(rule for _, rule in places.values()),
         charges=tuple(charge for _, charge in accounts.values()),
         caps=tuple(caps),
+        paid=bool(accounts or caps),
         capped=hard,
         weight=next((owner.policy.weight for owner in governed if owner.level == "project"), 1.0),
         priority=max((owner.policy.priority for owner in governed), key=PRIORITIES.index),
+    )
+
+
+def without(terms: Terms, taken: Container[str]) -> Terms:
+    """The terms, less the rates of these keys."""
+    left = [(rate, rule) for rate, rule in zip(terms.plan.rates, terms.rates, strict=True) if rate.key not in taken]
+    rates, places = tuple(rate for rate, _ in left), terms.plan.places
+    return structs.replace(
+        terms,
+        plan=Plan(rates=rates, places=places, accounts=terms.plan.accounts),
+        rest=Plan(rates=rates, places=places),
+        rates=tuple(rule for _, rule in left),
     )
 
 
