@@ -134,12 +134,16 @@ class Keys:
         self.records[name] = record
         return CreatedKey(record, "hg-abc-whole-key")
 
+    async def get(self, key_id: str) -> KeyRecord:
+        if key_id not in self.records:
+            raise NotFound("There is no such key.", code="key_not_found")
+        return self.records[key_id]
+
     async def list(self) -> list[KeyRecord]:
         return list(self.records.values())
 
     async def revoke(self, key_id: str, by: Actor) -> KeyRecord:
-        if key_id not in self.records:
-            raise NotFound("There is no such key.", code="key_not_found")
+        await self.get(key_id)
         return self.records.pop(key_id)
 
 

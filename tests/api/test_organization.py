@@ -138,6 +138,10 @@ def test_service_accounts_have_keys_that_end_with_them(live: Live, org: Organiza
     assert models(live, second.value) == (401, "invalid_api_key")
     assert org.projects.service_accounts.delete(made.id, project_id=project.id).deleted
     assert models(live, made.api_key.value) == (401, "invalid_api_key")
+    for seconds in (0, 10**12, 10**400):
+        with pytest.raises(openai.BadRequestError, match="expires_in_seconds"):
+            org.projects.service_accounts.create(project.id, name="none", expires_in_seconds=seconds)
+    assert not list(org.projects.service_accounts.list(project.id)), "what is refused leaves nothing behind"
     bare = org.projects.service_accounts.create(project.id, name="bare", create_service_account_only=True)
     assert bare.api_key is None
 
@@ -279,7 +283,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("users", {"email": "nobody"}, "email"), ("users", {"email": "a@b", "role": "king"}, "role"),
     ("invites", {"email": "a@b", "role": "owner", "projects": [{"id": "proj_no", "role": "god"}]}, "projects[0].role"),
     ("admin_api_keys", {"name": "x", "expires_in_seconds": -5}, "expires_in_seconds"),
-    ("admin_api_keys", {"name": "x", "expires_in_seconds": 10**15}, "expires_at"),
+    ("admin_api_keys", {"name": "x", "expires_in_seconds": 10**15}, "expires_in_seconds"),
     ("projects/default/rate_limits/rl-*", {"max_requests_per_1_minute": -1}, "max_requests_per_1_minute"),
     ("projects/default/rate_limits/rl-*", {"max_requests_per_1_minute": 10**13}, "max_requests_per_1_minute"),
     ("projects/default/rate_limits/rl-*", {"max_images_per_1_minute": 5}, "max_images_per_1_minute"),

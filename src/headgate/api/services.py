@@ -36,6 +36,9 @@ class Auth(Protocol):
 class Keys(Protocol):
     async def create(self, spec: KeySpec, *, by: Actor) -> CreatedKey: ...
 
+    async def get(self, key_id: str) -> KeyRecord:
+        """Raises `NotFound`."""
+
     async def list(self) -> list[KeyRecord]: ...
 
     async def revoke(self, key_id: str, by: Actor) -> KeyRecord:

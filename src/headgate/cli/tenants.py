@@ -55,7 +55,7 @@ async def owner(options: argparse.Namespace, tenancy: Tenancy) -> Owner:
     if options.user is not None:
         return Owner("user", await user_id(tenancy, options.user))
     if options.key is not None:
-        key = await tenancy.key(options.key)
+        key = await tenancy.keys.get(options.key)
         return Owner("key", key.id, key.tenant)
     return Owner("organization")
 

@@ -12,7 +12,7 @@ from headgate.core.ids import Ids
 from headgate.core.policy import TIME_MAX
 from headgate.core.principal import KeyTable, Scope, hash_key
 from headgate.telemetry.log import Log
-from headgate.tenancy.desk import Change, Desk
+from headgate.tenancy.desk import Change, Desk, check_name
 from headgate.tenancy.keyring import CreatedKey, KeyRecord, KeySpec, Kind
 from headgate.tenancy.policies import check
 from headgate.tenancy.records import SYSTEM, Account, Actor, Member, Project, User
@@ -49,28 +49,46 @@ class Keys:
         A project of that name is made where there is none. Raises `BadCall` on a bad spec.
         """
         _check(spec, self._clock)
-        return await self._make(spec, by, key, key_id)
+        made, hashed = self._new() if key is None else (key, hash_key(self._secret, key))
+
+        def work(change: Change) -> KeyRecord:
+            return add_key(change, spec, made, hashed, key_id, None)
+
+        return CreatedKey(await self.desk.change(by, work), made)
 
     async def create_for(self, account_id: str, project: str, spec: KeySpec, by: Actor) -> CreatedKey:
         """A key of a service account. Raises `NotFound`."""
+        spec = structs.replace(spec, tenant=project)
         _check(spec, self._clock)
-        return await self._make(structs.replace(spec, tenant=project), by, account_id=account_id)
-
-    async def _make(
-        self,
-        spec: KeySpec,
-        by: Actor,
-        key: str | None = None,
-        key_id: str | None = None,
-        account_id: str | None = None,
-    ) -> CreatedKey:
-        key = key or PREFIX + secrets.token_urlsafe(32)
-        hashed = hash_key(self._secret, key)
+        key, hashed = self._new()
 
         def work(change: Change) -> KeyRecord:
-            return add_key(change, spec, key, hashed, key_id, account_id)
+            return add_key(change, spec, key, hashed, None, account_id)
 
         return CreatedKey(await self.desk.change(by, work), key)
+
+    async def create_account(self, project: str, name: str, spec: KeySpec, by: Actor) -> tuple[Account, CreatedKey]:
+        """A service account with its first key, both or neither. Raises `BadCall` and `NotFound`."""
+        check_name(name, "service account")
+        spec = structs.replace(spec, tenant=project)
+        _check(spec, self._clock)
+        key, hashed = self._new()
+
+        def work(change: Change) -> tuple[Account, KeyRecord]:
+            account = add_account(change, project, name)
+            return account, add_key(change, spec, key, hashed, None, account.id)
+
+        account, record = await self.desk.change(by, work)
+        return account, CreatedKey(record, key)
+
+    def _new(self) -> tuple[str, str]:
+        """A key and its hash."""
+        key = PREFIX + secrets.token_urlsafe(32)
+        return key, hash_key(self._secret, key)
+
+    async def get(self, key_id: str) -> KeyRecord:
+        """Raises `NotFound`."""
+        return await self.desk.get(KeyRecord, key_id, "key")
 
     async def list(self) -> list[KeyRecord]:
         """All keys ever made, newest first."""
@@ -137,6 +155,15 @@ def add_key(
     if known is None:  # the bootstrap key is registered anew at each start: no news
         change.note("api_key.created", record.id, record.tenant, None, record)
     return record
+
+
+def add_account(change: Change, project_id: str, name: str) -> Account:
+    """Inside a transaction: a service account of a project. Raises `BadCall` and `NotFound`."""
+    change.project(project_id)
+    account = Account(change.new_id("svc_acct"), project_id, name, "member", change.now)
+    change.books.put(account)
+    change.note("service_account.created", account.id, project_id, None, account)
+    return account
 
 
 def end_key(change: Change, record: KeyRecord) -> KeyRecord:

@@ -5,7 +5,7 @@ from msgspec import structs
 from headgate.core.errors import BadCall, Conflict
 from headgate.tenancy.desk import Change, Desk, check_name, missing, need
 from headgate.tenancy.keyring import KeyRecord
-from headgate.tenancy.keys import end_key
+from headgate.tenancy.keys import add_account, end_key
 from headgate.tenancy.records import Account, Actor, Member, Project, ProjectRole, User
 from headgate.tenancy.store import Books, Page
 
@@ -111,16 +111,9 @@ class Accounts:
         self._desk = desk
 
     async def create(self, project_id: str, name: str, by: Actor) -> Account:
+        """Without a key; `Keys.create_account` makes one with it."""
         check_name(name, "service account")
-
-        def work(change: Change) -> Account:
-            change.project(project_id)
-            account = Account(change.new_id("svc_acct"), project_id, name, "member", change.now)
-            change.books.put(account)
-            change.note("service_account.created", account.id, project_id, None, account)
-            return account
-
-        return await self._desk.change(by, work)
+        return await self._desk.change(by, lambda change: add_account(change, project_id, name))
 
     async def get(self, project_id: str, account_id: str) -> Account:
         """Raises `NotFound`."""

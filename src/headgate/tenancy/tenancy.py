@@ -79,10 +79,6 @@ class Tenancy:
         """Every key that may administrate, however it was made."""
         return await self._desk.page(KeyRecord, page, ("revoked_at", "=", None), ("scopes", "has", "admin"))
 
-    async def key(self, key_id: str) -> KeyRecord:
-        """Raises `NotFound`."""
-        return await self._desk.get(KeyRecord, key_id, "key")
-
     async def owners(self, keys: Sequence[KeyRecord]) -> tuple[dict[str, User], dict[str, Account]]:
         """The users and service accounts of keys, by id."""
         users = {key.user_id for key in keys if key.user_id is not None}

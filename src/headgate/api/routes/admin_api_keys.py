@@ -84,7 +84,7 @@ async def _list(exchange: Exchange) -> None:
 
 
 async def _key(exchange: Exchange) -> KeyRecord:
-    key = await exchange.services.tenancy.key(exchange.path_id)
+    key = await exchange.services.keys.get(exchange.path_id)
     if "admin" not in key.scopes or key.revoked_at is not None:
         raise no_key(exchange.path_id)
     return key

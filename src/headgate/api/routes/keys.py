@@ -8,7 +8,6 @@ from msgspec import Struct
 from headgate.api.application import Route
 from headgate.api.exchange import Exchange
 from headgate.api.routes.organization import admin, read_body
-from headgate.core.errors import NotFound
 from headgate.core.policy import Policy
 from headgate.core.principal import KeyLimits, Scope
 from headgate.tenancy.keyring import KeyRecord, KeySpec, Kind
@@ -74,11 +73,7 @@ async def _list(exchange: Exchange) -> None:
 
 async def _get(exchange: Exchange) -> None:
     admin(exchange)
-    for record in await exchange.services.keys.list():
-        if record.id == exchange.path_id:
-            await exchange.send_json(_key(record))
-            return
-    raise NotFound(f"There is no key '{exchange.path_id[:100]}'. GET /admin/keys lists all.", code="key_not_found")
+    await exchange.send_json(_key(await exchange.services.keys.get(exchange.path_id)))
 
 
 async def _revoke(exchange: Exchange) -> None:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from headgate.api.exchange import Exchange
 from headgate.api.wire.decode import decode
 from headgate.core.errors import BadCall
+from headgate.core.policy import TIME_MAX
 from headgate.tenancy.records import Actor
 from headgate.tenancy.store import Page
 
@@ -86,15 +87,17 @@ def listing(found: Sequence[T], ids: Sequence[str], limit: int) -> Listing[T]:
 
 
 def expiry(exchange: Exchange, seconds: int | None) -> float | None:
+    """Unix seconds. Raises `BadCall`."""
     if seconds is None:
         return None
-    if seconds < 1:
+    now = exchange.services.clock.now()
+    if not 1 <= seconds <= TIME_MAX - now:
         raise BadCall(
-            "'expires_in_seconds' is 1 or more; leave it out for never.",
+            "'expires_in_seconds' is 1 or more, and ends before the year 10000; leave it out for never.",
             param="expires_in_seconds",
             code="invalid_value",
         )
-    return exchange.services.clock.now() + seconds
+    return now + seconds
 
 
 def whole(seconds: float | None) -> int | None:

@@ -103,7 +103,7 @@ async def _list(exchange: Exchange) -> None:
 async def _key(exchange: Exchange) -> KeyRecord:
     """The project's key that the path names, if it is not revoked."""
     project_id, key_id = exchange.path_ids
-    key = await exchange.services.tenancy.key(key_id)
+    key = await exchange.services.keys.get(key_id)
     if key.tenant != project_id or key.revoked_at is not None:
         raise no_key(key_id)
     return key

@@ -10,7 +10,7 @@ from headgate.api.exchange import Exchange
 from headgate.api.routes.organization import PAGING, Listing, admin, expiry, listing, read_body, read_page, whole
 from headgate.core.errors import BadCall
 from headgate.tenancy.keyring import CreatedKey, KeySpec
-from headgate.tenancy.records import Account, Actor, ProjectRole
+from headgate.tenancy.records import Account, ProjectRole
 
 BASE = "/v1/organization/projects/{id}/service_accounts"
 
@@ -81,25 +81,22 @@ def _shown_key(created: CreatedKey) -> ServiceAccountKey:
     )
 
 
-async def _make_key(exchange: Exchange, account: Account, name: str, expires_at: float | None, by: Actor) -> CreatedKey:
-    spec = KeySpec(name=name, expires_at=expires_at)
-    return await exchange.services.tenancy.keys.create_for(account.id, account.project, spec, by)
-
-
 async def _create(exchange: Exchange) -> None:
     by = admin(exchange)
     asked = await read_body(exchange, _spec)
-    if asked.create_service_account_only and asked.expires_in_seconds is not None:
+    tenancy, key = exchange.services.tenancy, None
+    if not asked.create_service_account_only:
+        spec = KeySpec(name=asked.name, expires_at=expiry(exchange, asked.expires_in_seconds))
+        account, created = await tenancy.keys.create_account(exchange.path_id, asked.name, spec, by)
+        key = _shown_key(created)
+    elif asked.expires_in_seconds is not None:
         raise BadCall(
             "'expires_in_seconds' is a key's; leave it out where none is made.",
             param="expires_in_seconds",
             code="invalid_value",
         )
-    expires_at = expiry(exchange, asked.expires_in_seconds)
-    account = await exchange.services.tenancy.accounts.create(exchange.path_id, asked.name, by)
-    key = None
-    if not asked.create_service_account_only:
-        key = _shown_key(await _make_key(exchange, account, asked.name, expires_at, by))
+    else:
+        account = await tenancy.accounts.create(exchange.path_id, asked.name, by)
     await exchange.send_json(
         NewServiceAccount(
             id=account.id, name=account.name, role=account.role, created_at=int(account.created_at), api_key=key
@@ -135,9 +132,10 @@ async def _remove(exchange: Exchange) -> None:
 async def _add_key(exchange: Exchange) -> None:
     by = admin(exchange)
     asked = await read_body(exchange, _key_spec)
-    account = await exchange.services.tenancy.accounts.get(*_two(exchange))
-    created = await _make_key(exchange, account, asked.name, expiry(exchange, asked.expires_in_seconds), by)
-    await exchange.send_json(_shown_key(created))
+    tenancy, (project_id, account_id) = exchange.services.tenancy, _two(exchange)
+    await tenancy.accounts.get(project_id, account_id)
+    spec = KeySpec(name=asked.name, expires_at=expiry(exchange, asked.expires_in_seconds))
+    await exchange.send_json(_shown_key(await tenancy.keys.create_for(account_id, project_id, spec, by)))
 
 
 def _two(exchange: Exchange) -> tuple[str, str]:
