@@ -23,6 +23,8 @@ from headgate.core.events import Event, Finish, Text
 from headgate.core.ports import Progress
 from headgate.core.usage import Usage
 from headgate.pipeline.dispatch import may_fall_back
+from headgate.pipeline.gate import GateSettings
+from headgate.pipeline.retry_budget import RetrySettings
 from tests.pipeline.spine import Bodied, Spine, Telling, fails, hangs, read, says
 
 GOOD = says(Text("hello"), Finish("stop"), Usage(input=3, output=1))
@@ -204,3 +206,32 @@ def test_every_kind_of_failure_is_decided_one_way_or_the_other() -> None:
     assert all(may_fall_back(error) for error in RETRYABLE)
     assert not any(may_fall_back(error) for error in FINAL)
     assert {type(error) for error in RETRYABLE} | {Bug} >= set(Failed.__subclasses__())
+
+
+def test_the_first_attempt_at_a_fallback_of_a_full_backend_is_no_retry(tmp_path: Path) -> None:
+    async def main() -> None:
+        first, second = Telling("a", says(Text("x"))), Telling("b", says(Text("y")))
+        spine = Spine(tmp_path, [first, second])
+        spine.path.gates.use(GateSettings(queue=0), {"a": 1, "b": 1})
+        spine.path.retries.use(RetrySettings(ratio=0, reserve=0))
+        inside = await spine.handle()
+        other = await spine.handle()
+        assert (first.opened, second.opened) == (1, 1)
+        assert dict(other.headers)[b"x-headgate-backend"] == b"b"
+        for reply in (inside, other):
+            await reply.aclose()
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
+def test_a_whole_answer_frees_its_backend_before_its_caller_has_read_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        spine = Spine(tmp_path, [Bodied("a", b"{}", Usage(input=1, output=1))])
+        reply = await spine.handle(stream=False)
+        assert spine.path.gates.active() == {"a": 0}
+        assert spine.admission.gate.active == 1
+        await reply.aclose()
+        spine.at_rest()
+
+    asyncio.run(main())

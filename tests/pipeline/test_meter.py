@@ -8,12 +8,21 @@ from typing import Any
 import pytest
 
 from headgate.backends.script import Script, ScriptedUsage
-from headgate.core.errors import Forbidden, HeadgateError, NotFound, OverLimit, Truncated, Unauthorized, Upstream
+from headgate.core.errors import (
+    Forbidden,
+    HeadgateError,
+    NotFound,
+    OverLimit,
+    Truncated,
+    Unauthorized,
+    Upstream,
+    UpstreamTimeout,
+)
 from headgate.core.events import Finish, Text
 from headgate.core.principal import KeyLimits, Principal
 from headgate.core.usage import Usage
 from headgate.ledger.prices import PriceBook, PriceTable
-from tests.pipeline.spine import KEY, PROMPT, Bodied, Spine, Telling, fails, read, says
+from tests.pipeline.spine import KEY, PROMPT, Bodied, Spine, Telling, fails, read, says, until
 
 
 def test_a_finished_call_has_a_receipt_with_what_the_backend_counted(tmp_path: Path) -> None:
@@ -98,6 +107,27 @@ def test_a_complete_answer_without_usage_is_estimated_too(tmp_path: Path) -> Non
         spine = Spine(tmp_path / "body", [Bodied("body", b"{}", None)])
         await spine.whole(stream=False)
         assert spine.receipts()[0].usage.estimated
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("seconds", [60.0, 0.05], ids=["leaves", "deadline"])
+def test_the_prompt_of_a_whole_answer_that_its_caller_cut_short_is_paid(tmp_path: Path, seconds: float) -> None:
+    async def main() -> None:
+        backend = Telling("a", says(), hang_open=True)
+        spine = Spine(tmp_path, [backend])
+        asking = asyncio.ensure_future(spine.handle(stream=False, seconds=seconds))
+        await until(lambda: backend.opened == 1)
+        if seconds > 1:
+            asking.cancel()
+        with pytest.raises((asyncio.CancelledError, UpstreamTimeout)):
+            await asking
+        (receipt,) = spine.receipts()
+        assert receipt.code in {"client_closed", "deadline_exceeded"}
+        assert receipt.usage.estimated
+        assert (receipt.usage.input > 0, receipt.usage.output) == (True, 0)
+        assert receipt.cost_nanos
+        spine.at_rest()
 
     asyncio.run(main())
 

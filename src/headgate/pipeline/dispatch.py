@@ -74,12 +74,8 @@ class Dispatch:
             slot = await self._enter(lease, target, hold)
         except HeadgateError as error:
             return error
-        try:
-            attempt = story.attempt(lease.call, target, hold)
-        except HeadgateError:
-            slot.leave()
-            raise
         reply.own(slot.leave)
+        attempt = story.attempt(lease.call, target, hold)
         reply.own(partial(_end, attempt, reply))
         try:
             await self._try(lease.call, target, reply, attempt)
@@ -90,11 +86,16 @@ class Dispatch:
             slot.leave(ok=not _too_much(error))
             return error
         slot.observe(*attempt.latency())
+        if reply.stream is None:
+            slot.leave()  # the backend has done its work, however slowly the caller reads
         return None
 
     async def _hold_again(self, lease: Lease, target: Target, story: Story) -> Hold | None:
-        """What another attempt may cost; None where the retry budget or the caller's own does not allow one."""
-        if not self.retries.take():
+        """What another attempt may cost; None where the retry budget or the caller's own does not allow one.
+
+        The first attempt is no retry, even where a full queue has sent the call on to another target.
+        """
+        if story.attempts and not self.retries.take():
             story.meter.metrics.retry_refused()
             return None
         try:

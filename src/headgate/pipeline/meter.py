@@ -26,6 +26,7 @@ from headgate.telemetry.metrics import Metrics
 
 CLIENT_CLOSED = 499
 """The status recorded for a caller that left (nginx's number for it)."""
+_CALLERS_END = {"client_closed", "deadline_exceeded"}
 USER_LENGTH_MAX = 256
 """Characters a receipt keeps of the caller's text: its line must stay small."""
 
@@ -175,7 +176,7 @@ class Attempt:
         self._receipt = self._expected(number)
         try:
             meter.journal.open(hold.opening(self._receipt))
-        except HeadgateError:
+        except BaseException:
             hold.settle()
             raise
 
@@ -243,6 +244,10 @@ class Attempt:
 
     def _end_early(self, outcome: Outcome, status: int, code: str | None) -> None:
         self.usage = self._consumed()
+        if self.progress is None and not self._call.stream and code in _CALLERS_END:
+            self.usage = (
+                self._receipt.usage
+            )  # a whole answer begins when it is complete: the prompt was being worked on
         with contextlib.suppress(Overloaded):  # the journal keeps the receipt; the error in hand matters more
             self._end(outcome, status, code)
 
