@@ -6,6 +6,7 @@ A limiter forgets: a process restarts, a store is flushed, a period begins. The 
 import asyncio
 import glob
 import heapq
+import math
 from collections.abc import Awaitable, Callable, Sequence
 
 from headgate.core.clock import Clock
@@ -39,18 +40,32 @@ class Seeds:
         self._clock = clock
         self._log = log
         self._turn = asyncio.Lock()
-        self._due: list[tuple[float, int, Account, Charge]] = []
-        self._number = 0
+        self._made: dict[str, float] = {}
+        """When this process last made an account."""
+        self._due: list[tuple[int, str]] = []
+        """When which account is compared, the soonest first."""
+        self._asked: dict[tuple[int, str], tuple[Account, Charge]] = {}
+        """What stands in `_due`: each account once for one time, however many calls ask for it."""
         self._known: dict[str, tuple[Account, Charge]] = {}
         self.touched: Callable[[], Sequence[Account]] = lambda: ()
         """Accounts used while their store was away: neither side knows all of them, the ledger does."""
 
     async def fill(self, terms: Terms, missing: Sequence[int]) -> None:
-        """Makes the accounts of these places in the plan. Raises `Overloaded` where the ledger cannot be asked."""
-        wanted = [(terms.plan.accounts[place], terms.charges[place]) for place in missing]
+        """Makes the accounts of these places in the plan. Raises `Overloaded` where the ledger cannot be asked.
+
+        Of calls that need the same account, as at the start of a period, one asks the ledger and the others wait.
+        """
+        asked_at = self._clock.monotonic()
+        places = [(terms.plan.accounts[place], terms.charges[place]) for place in missing]
         async with self._turn:
+            wanted = [place for place in places if self._made.get(place[0].key, float("-inf")) < asked_at]
+            if not wanted:
+                return
             await self._limiter.seed(await self._sums(wanted))
-        now = self._clock.monotonic()
+            now = self._clock.monotonic()
+            if len(self._made) >= KNOWN_MAX:
+                self._made.clear()
+            self._made |= {account.key: now for account, _ in wanted}
         for account, charge in wanted:
             for seconds in RECHECK_S:
                 self._later(now + seconds, account, charge)
@@ -88,17 +103,23 @@ class Seeds:
 
     async def compare(self) -> None:
         """Every account that is due. Raises `Overloaded`; those not compared stay due."""
-        while self._due and self._due[0][0] <= self._clock.monotonic():
-            batch = [heapq.heappop(self._due) for _ in range(min(RECHECK_BATCH, len(self._due)))]
-            try:
-                # What is settled must be in the store before the ledger is read, or it would be counted twice.
+        now = self._clock.monotonic()
+        due = {}
+        while self._due and self._due[0][0] <= now:
+            account, charge = self._asked.pop(heapq.heappop(self._due))
+            due[account.key] = account, charge
+        waiting = list(due.values())
+        try:
+            while waiting:
+                sums = await self._sums(waiting[:RECHECK_BATCH])
+                # After the ledger was read: a call in its sums has settled by then, and is in the store once this is
+                # over. The other way round, one that ended in between would be counted twice.
                 await self._limiter.flush()
-                unique = {account.key: (account, charge) for _, _, account, charge in batch}
-                await self._limiter.raise_to(await self._sums(list(unique.values())))
-            except HeadgateError:
-                for entry in batch:
-                    heapq.heappush(self._due, entry)
-                raise
+                await self._limiter.raise_to(sums)
+                del waiting[:RECHECK_BATCH]
+        finally:
+            for account, charge in waiting:
+                self._later(now, account, charge)
 
     def _due_now(self, keys: Sequence[str]) -> None:
         now = self._clock.monotonic()
@@ -108,9 +129,10 @@ class Seeds:
                 self._later(now, *known)
 
     def _later(self, at: float, account: Account, charge: Charge) -> None:
-        if len(self._due) < RECHECKS_MAX:
-            self._number += 1
-            heapq.heappush(self._due, (at, self._number, account, charge))
+        entry = (math.floor(at), account.key)
+        if entry not in self._asked and len(self._due) < RECHECKS_MAX:
+            heapq.heappush(self._due, entry)
+            self._asked[entry] = account, charge
 
     async def _sums(self, wanted: Sequence[tuple[Account, Charge]]) -> list[tuple[Account, int]]:
         sums = await self._spent([_question(charge) for _, charge in wanted])

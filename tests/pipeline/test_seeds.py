@@ -1,0 +1,89 @@
+"""Accounts are made from the ledger, and compared with it, without counting a call twice."""
+
+import asyncio
+from collections.abc import Sequence
+
+from headgate.core.clock import SystemClock
+from headgate.core.limiter import Account, AccountState, Cost, Plan
+from headgate.core.policy import Budget, Governed, Policy
+from headgate.ledger.accounts.questions import SpendQuestion
+from headgate.pipeline.plans import Charge, Terms
+from headgate.pipeline.seeds import Seeds, Spent
+from headgate.storage.limits.memory import MemoryLimiter
+from headgate.storage.limits.redis import RedisLimiter
+from headgate.telemetry.log import Log
+from tests import servers
+from tests.clock import VirtualClock
+from tests.storage.limits.proxy import Proxy
+
+ACCOUNT = Account(key="budget", limit=1_000, keep_s=3_600.0)
+PLAN = Plan(accounts=(ACCOUNT,))
+CHARGE = Charge(Governed("project", "p", Policy()), Budget(amount=1.0), "", 0.0, None)
+TERMS = Terms(PLAN, Plan(), PLAN, (), (), (CHARGE,), (), True, True, 1.0, "interactive")
+
+
+def seeds_of(limiter: MemoryLimiter | RedisLimiter, spent: Spent, clock: SystemClock | VirtualClock) -> Seeds:
+    seeds = Seeds(limiter, spent, clock, Log(clock))
+    seeds.know(TERMS)
+    return seeds
+
+
+def test_a_call_that_ends_while_the_ledger_is_asked_is_counted_once() -> None:
+    async def main(redis_url: str) -> None:
+        async with Proxy(redis_url).listening() as proxy:
+            limiter = RedisLimiter.at(proxy.url, SystemClock(), 20.0, "test-seeds:")
+
+            async def spent(questions: Sequence[SpendQuestion]) -> list[tuple[int, int]]:
+                """The call ends, its receipt arrives at once, and what is told the store is lost on its way."""
+                seen = proxy.scripts
+                proxy.fates.append("before")
+                limiter.settle("call", PLAN, Cost(nanos=100), Cost(nanos=60))
+                while proxy.scripts == seen:
+                    await asyncio.sleep(0)
+                return [(60, 0)]
+
+            try:
+                await limiter.seed([(ACCOUNT, 0)])
+                assert (await limiter.reserve("call", PLAN, Cost(nanos=100), 60.0)).allowed
+                seeds = seeds_of(limiter, spent, SystemClock())
+                seeds.recheck(["budget"])
+                await seeds.compare()
+                await limiter.flush()
+                assert await limiter.balances(["budget"]) == [AccountState(60, 0)]
+            finally:
+                await limiter.aclose()
+
+    server, url = servers.start_redis()
+    try:
+        asyncio.run(main(url))
+    finally:
+        server.stop()
+
+
+def test_an_account_that_many_calls_ask_for_is_read_from_the_ledger_once() -> None:
+    async def main() -> None:
+        clock = VirtualClock()
+        limiter = MemoryLimiter(clock)
+        asked: list[int] = []
+
+        async def spent(questions: Sequence[SpendQuestion]) -> list[tuple[int, int]]:
+            asked.append(len(questions))
+            await asyncio.sleep(0)
+            clock.jump(0.01)
+            return [(5, 0)] * len(questions)
+
+        seeds = seeds_of(limiter, spent, clock)
+        await asyncio.gather(*[seeds.fill(TERMS, [0]) for _ in range(100)])
+        assert asked == [1]
+        assert await limiter.balances(["budget"]) == [AccountState(5, 0)]
+        for _ in range(1_000):
+            seeds.recheck(["budget"])
+        await seeds.compare()
+        await seeds.compare()
+        assert asked == [1, 1]  # a thousand calls that ended together are one question
+        clock.jump(3_600)
+        await limiter.seed([(ACCOUNT, 5)])
+        await seeds.fill(TERMS, [0])
+        assert asked == [1, 1, 1]
+
+    asyncio.run(main())
