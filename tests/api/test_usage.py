@@ -97,6 +97,10 @@ def test_the_next_page_goes_on_after_the_last_row(house: House) -> None:
         ("group_by=model&page=what", "page"),
         ("group_by=model&page=%C3%A9", "page"),
         (f"group_by=model&page={cursor(('a', 'b'))}", "page"),
+        (f"group_by=model&page={cursor((5,))}", "page"),
+        (f"group_by=day&page={cursor(('a',))}", "page"),
+        (f"group_by=day&page={cursor((2**53,))}", "page"),
+        (f"group_by=day&page={cursor((-1,))}", "page"),
         ("what=1", "what"),
     ],
 )

@@ -261,3 +261,16 @@ def test_the_csv_adds_up_to_its_total(sql_url: str) -> None:
         assert [row["part"] for row in rows] == ["input", "adjustment", "total"]
 
     run(sql_url, work)
+
+
+def test_a_tenant_of_any_name_can_be_asked_for_and_billed(sql_url: str) -> None:
+    async def work(house: Office) -> None:
+        for number, name in enumerate(("größe", "100%_*[a]", "a' --", "a\x00b")):
+            await house.book(entry(100 + number, "2026-10-09", usage=Usage(input=10), tenant=name))
+            assert (await house.cashier.get(name, "2026-10")).total_nanos == 25_000
+            issued = await house.cashier.issue(name, "2026-10")
+            assert issued.total_nanos == 25_000
+            assert await house.cashier.issued(name) == [issued]
+            assert await house.cashier.get(name, "2026-10") == issued
+
+    run(sql_url, work)

@@ -119,6 +119,23 @@ def test_every_field_can_be_grouped_by_and_filtered_on(sql_url: str) -> None:
     asyncio.run(main())
 
 
+NAMES = ["größe", "日本", "😀", "a/b", "a.b", "a[0]", "$", "%_", "a'b", "a\tb", "a\x7fb", "a\x00b", "a: b"]
+
+
+def test_a_tag_of_any_name_is_found_under_it(sql_url: str) -> None:
+    async def main() -> None:
+        sql = await open_sql(sql_url)
+        try:
+            await Store(sql).add_receipts([entry(n, tags={name: "v"}) for n, name in enumerate(NAMES)], "log", 1)
+            for name in NAMES:
+                query = UsageQuery(START, START + DAY, ("tag:" + name,), (Filter("tag:" + name, ("v",)),))
+                assert [row.requests for row in await Accounts(sql).usage(query)] == [1], name
+        finally:
+            await sql.aclose()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("groups", [("day", "model"), ("tenant", "user", "hour"), ("tag:team",)])
 def test_pages_give_every_row_once_in_order(sql_url: str, groups: tuple[str, ...]) -> None:
     async def main() -> None:

@@ -16,7 +16,7 @@ from headgate.core.usage import Receipt
 from headgate.ledger.events import Event, usage_event
 from headgate.storage.sql import tables_ledger as tables
 from headgate.storage.sql.port import Sql
-from headgate.storage.sql.statements import insert
+from headgate.storage.sql.statements import insert, plain
 
 _INT_MAX = 2**63 - 1
 COUNTED_MAX = 100_000
@@ -136,7 +136,7 @@ def _enqueue(db: Connection, events: Sequence[Event], sinks: Sequence[str]) -> N
         {
             "sink": sink,
             "event_id": event.message.id,
-            "key": _text(event.message.key),
+            "key": plain(event.message.key),
             "body": event.message.body,
             "at": event.at,
         }
@@ -178,19 +178,14 @@ def receipt_row(receipt: Receipt) -> dict[str, Any]:
         "price_version": receipt.price_version,
         "session": receipt.session,
         "corrects": receipt.corrects,
-        "tags": {_text(name): _text(value) for name, value in receipt.tags.items()},
+        "tags": {plain(name): plain(value) for name, value in receipt.tags.items()},
     }
-    return {name: _plain(value) for name, value in row.items()}
+    return {name: _bounded(value) for name, value in row.items()}
 
 
-def _plain(value: Any) -> Any:
+def _bounded(value: Any) -> Any:
     if isinstance(value, str):
-        return _text(value)
+        return plain(value)
     if isinstance(value, int):
         return max(-_INT_MAX, min(value, _INT_MAX))
     return value
-
-
-def _text(value: str) -> str:
-    """PostgreSQL has no NUL in texts."""
-    return value.replace("\x00", "\ufffd")

@@ -128,9 +128,9 @@ def read_spans(fields: dict[str, list[str]], now: float, groups: int, limits: di
     limit = read_limit(fields, *limits[field])
     if "page" not in fields:
         return Spans(field, start, end, limit)
-    for length in (1, groups + 2):
+    for kinds in ([int], [int, int, *[str] * groups]):
         try:
-            at, *after = read_cursor(fields["page"][-1], length)
+            at, *after = read_cursor(fields["page"][-1], kinds)
         except ValueError:
             continue
         if isinstance(at, int) and start <= at < end:

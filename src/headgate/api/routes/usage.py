@@ -121,11 +121,11 @@ def _field(param: str, name: str, *, times: bool) -> str:
         raise bad(param, f"'{param}': {error}.") from None
 
 
-def read_page(fields: dict[str, list[str]], groups: int) -> tuple[str | int, ...]:
+def _page(fields: dict[str, list[str]], groups: Sequence[str]) -> tuple[str | int, ...]:
     if "page" not in fields:
         return ()
     try:
-        return read_cursor(fields["page"][-1], groups)
+        return read_cursor(fields["page"][-1], [int if group in WIDTHS else str for group in groups])
     except ValueError as error:
         raise bad("page", f"{error}.") from None
 
@@ -177,7 +177,7 @@ async def _get(exchange: Exchange) -> None:
         groups = tuple(dict.fromkeys((bucket, *groups)))
     span = read_span(fields, exchange.services.clock.now())
     query = msgspec.structs.replace(
-        span, group_by=groups, limit=limit + 1, after=read_page(fields, len(groups)) if groups else ()
+        span, group_by=groups, limit=limit + 1, after=_page(fields, groups) if groups else ()
     )
     rows = await exchange.services.accounts.usage(query)
     more = len(rows) > limit

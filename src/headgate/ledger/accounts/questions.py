@@ -2,10 +2,10 @@
 
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Literal, Protocol, get_args
+from typing import Annotated, Literal, Protocol, get_args
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from headgate.core.policy import NANOS
 from headgate.core.usage import Receipt
@@ -20,6 +20,7 @@ TAG = "tag:"
 """A group `tag:NAME` is the value of the tag of that name."""
 GROUPS_MAX = 10_000
 """Rows one usage query may return."""
+_Whole = Annotated[int, Meta(ge=0, lt=2**53)]
 PAGE = 1_000
 """Entries that an export holds in memory."""
 
@@ -170,13 +171,13 @@ def cursor(place: tuple[str | int, ...]) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
 
 
-def read_cursor(text: str, fields: int) -> tuple[str | int, ...]:
-    """Raises `ValueError` for anything but a cursor of a question with so many fields."""
+def read_cursor(text: str, kinds: Sequence[type[str] | type[int]]) -> tuple[str | int, ...]:
+    """Raises `ValueError` for anything but a cursor of a question with fields of these kinds."""
     try:
         raw = base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
-        place = msgspec.json.decode(raw, type=tuple[str | int, ...])
+        place = msgspec.json.decode(raw, type=tuple[str | _Whole, ...])
     except (ValueError, msgspec.MsgspecError):
         place = ()
-    if not place or len(place) != fields:
+    if not place or [type(value) for value in place] != list(kinds):
         raise ValueError("'page' is no cursor of this question; take next_page of the page before")
     return place

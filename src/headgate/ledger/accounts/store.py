@@ -4,6 +4,7 @@ Sums are exact whatever the numbers: SQLite's `sum` fails beyond 64 bits, so the
 number are summed apart and put together here.
 """
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -16,6 +17,7 @@ from headgate.core.usage import Receipt, Usage
 from headgate.ledger.accounts.questions import TAG, WIDTHS, SpendQuestion, UsageQuery, UsageRow
 from headgate.storage.sql import tables_ledger as tables
 from headgate.storage.sql.port import Sql
+from headgate.storage.sql.statements import plain
 
 _LEDGER = tables.ledger.c
 _HALF = 32
@@ -80,9 +82,12 @@ def column(db: Connection, field: str) -> sa.ColumnElement[Any]:
     if field in WIDTHS:
         spans = _LEDGER.started_at / WIDTHS[field]
         # A cast rounds in PostgreSQL and cuts in SQLite, which in turn may be built without floor().
-        return sa.cast(sa.func.floor(spans) if db.dialect.name == "postgresql" else spans, sa.Integer)
+        return sa.cast(sa.func.floor(spans) if db.dialect.name == "postgresql" else spans, sa.BigInteger)
     if field.startswith(TAG):
-        return sa.func.coalesce(_LEDGER.tags[field.removeprefix(TAG)].as_string(), "")
+        name = plain(field.removeprefix(TAG))
+        # SQLite compares a name with what is stored letter by letter, and that is JSON in ASCII.
+        name = json.dumps(name)[1:-1] if db.dialect.name == "sqlite" else name
+        return sa.func.coalesce(_LEDGER.tags[name].as_string(), "")
     return _COLUMNS[field]
 
 
@@ -90,10 +95,10 @@ def conditions(db: Connection, query: UsageQuery) -> list[sa.ColumnElement[bool]
     """What an entry must fulfil to be in the query's answer."""
     found = [_LEDGER.started_at >= float(query.start), _LEDGER.started_at < float(query.end)]
     for wanted in query.filters:
-        values = [_text(value) for value in wanted.values]
-        plain = _LEDGER.user_id if wanted.field == "user" else _LEDGER.session if wanted.field == "session" else None
+        values = [plain(value) for value in wanted.values]
+        bare = _LEDGER.user_id if wanted.field == "user" else _LEDGER.session if wanted.field == "session" else None
         # The bare column where it will do: an index is on that.
-        found.append((column(db, wanted.field) if plain is None or "" in values else plain).in_(values))
+        found.append((column(db, wanted.field) if bare is None or "" in values else bare).in_(values))
     return found
 
 
@@ -119,7 +124,7 @@ def _usage(db: Connection, query: UsageQuery) -> list[UsageRow]:
 
 def _literals(groups: Sequence[sa.ColumnElement[Any]], values: Sequence[str | int]) -> list[sa.ColumnElement[Any]]:
     return [
-        sa.literal(_text(value) if isinstance(value, str) else value, group.type)
+        sa.literal(plain(value) if isinstance(value, str) else value, group.type)
         for group, value in zip(groups, values, strict=True)
     ]
 
@@ -146,11 +151,6 @@ def written(field: str, value: Any) -> str:
     return at[: {"day": 10, "hour": 13}.get(field, 16)]
 
 
-def _text(value: str) -> str:
-    """PostgreSQL has no NUL in texts; what was stored has a replacement there."""
-    return value.replace("\x00", "\ufffd")
-
-
 _Scope = tuple[float, float, str | None, str | None, str | None, str | None]
 
 
@@ -174,7 +174,7 @@ def _prefix(pattern: str) -> str:
     """What every model of a pattern begins with. SQL sorts out by that, and `fnmatchcase` does the rest, as in
     policies: SQL's own patterns differ between databases in what letters and signs mean."""
     signs = [pattern.find(sign) for sign in "*?["]
-    return _text(pattern[: min((place for place in signs if place >= 0), default=len(pattern))])
+    return plain(pattern[: min((place for place in signs if place >= 0), default=len(pattern))])
 
 
 def _spent_by_model(db: Connection, scope: _Scope, by_model: bool, prefix: str) -> list[tuple[str, int, int]]:
@@ -195,7 +195,7 @@ def _spent_by_model(db: Connection, scope: _Scope, by_model: bool, prefix: str) 
     statement = statement.where(at >= float(start), at < float(end))
     for wanted, field in zip(who, (*fields, _LEDGER.session), strict=True):
         if wanted is not None:
-            statement = statement.where(field == _text(wanted) if wanted else sa.func.coalesce(field, "") == "")
+            statement = statement.where(field == plain(wanted) if wanted else sa.func.coalesce(field, "") == "")
     if prefix:
         statement = statement.where(sa.func.substr(_LEDGER.model, 1, len(prefix)) == prefix)
     if by_model:

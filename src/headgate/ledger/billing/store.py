@@ -18,6 +18,7 @@ from headgate.ledger.billing.reconcile import Ours, Scope, canonical
 from headgate.ledger.store import add_entries
 from headgate.storage.sql import tables_billing as tables
 from headgate.storage.sql.port import Sql
+from headgate.storage.sql.statements import plain
 from headgate.storage.sql.tables_ledger import ledger
 
 LIST_MAX = 1_000
@@ -67,8 +68,10 @@ class Store:
         """The issued invoice where there is one, else what `draw` makes of the month."""
 
         def work(db: Connection) -> Invoice:
-            found = _issued(db, tenant)
-            return next((each for each in found if each.month == month), None) or _drawn(db, tenant, month, found, draw)
+            found = _issued(db, plain(tenant))
+            return next((each for each in found if each.month == month), None) or _drawn(
+                db, plain(tenant), month, found, draw
+            )
 
         return await self._sql.read(work)
 
@@ -77,18 +80,18 @@ class Store:
 
         def work(db: Connection) -> Invoice | None:
             _alone(db, tables.invoices)
-            found = _issued(db, tenant)
+            found = _issued(db, plain(tenant))
             if any(each.month == month for each in found):
                 return None
             table = tables.invoices
             last = db.execute(sa.select(table).order_by(table.c.sequence.desc()).limit(1)).mappings().first()
             sequence = int(last["sequence"]) + 1 if last else 1
             previous = str(last["hash"]) if last else None
-            issued = seal(_drawn(db, tenant, month, found, draw), f"HG-{sequence:06d}", previous)
+            issued = seal(_drawn(db, plain(tenant), month, found, draw), f"HG-{sequence:06d}", previous)
             row = {
                 "sequence": sequence,
                 "number": issued.number,
-                "tenant": tenant,
+                "tenant": plain(tenant),
                 "month": month,
                 "issued_at": issued.drawn_at,
                 "hash": issued.hash,
@@ -118,7 +121,7 @@ class Store:
 
     async def issued(self, tenant: str | None) -> list[Invoice]:
         """The newest first, `LIST_MAX` at most."""
-        return await self._sql.read(lambda db: _issued(db, tenant)[:LIST_MAX])
+        return await self._sql.read(lambda db: _issued(db, tenant and plain(tenant))[:LIST_MAX])
 
 
 def _alone(db: Connection, table: sa.Table) -> None:

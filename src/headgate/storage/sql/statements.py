@@ -1,4 +1,4 @@
-"""Statements that every store needs and SQLAlchemy has per dialect only."""
+"""What every store needs of SQL, and SQLAlchemy has per dialect only, or not at all."""
 
 from typing import Any
 
@@ -12,6 +12,11 @@ from headgate.storage.sql import tables
 def insert(db: Connection, table: sa.Table) -> Any:
     """`INSERT … ON CONFLICT` is the same in both dialects, but SQLAlchemy has it per dialect."""
     return (postgresql if db.dialect.name == "postgresql" else sqlite).insert(table)
+
+
+def plain(text: str) -> str:
+    """What may be stored, and looked for: PostgreSQL has no NUL in texts."""
+    return text.replace("\x00", "\ufffd")
 
 
 def bump(db: Connection, name: str) -> None:
