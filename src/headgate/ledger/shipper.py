@@ -17,7 +17,8 @@ from headgate.telemetry.log import Log
 BATCH_BYTES = 1024 * 1024
 GATHER_SECONDS = 0.2
 """How long receipts gather before a batch is written: SQL sees a few transactions a second, not one a call."""
-BACKOFF_SECONDS_MAX = 30.0
+BACKOFF_SECONDS_MAX = 5.0
+"""A database that is back is told all of it within ten seconds: what else asks it meanwhile asks more often."""
 
 
 class Shipper:
