@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -156,6 +157,20 @@ def test_claims_of_the_dead_run_out_and_ones_own_are_taken_up_at_once(tmp_path: 
     asyncio.run(main())
 
 
+def test_claims_of_a_clock_that_was_wrong_hold_up_nobody(tmp_path: Path, sql_url: str) -> None:
+    async def main() -> None:
+        async with house(tmp_path, sql_url) as gate:
+            await gate.add(1, 2)
+            now = gate.clock.now()
+            assert len(await gate.store.claim("one", "home1", now + 86_400, LEASE_S, 10)) == 2
+            assert len(await gate.store.claim("one", "home2", now, LEASE_S, 10)) == 2
+            # Clocks that differ by less than a lease respect each other's claims.
+            assert await gate.store.claim("one", "home3", now + LEASE_S - 1, LEASE_S, 10) == []
+            assert await gate.store.claim("one", "home3", now - LEASE_S + 1, LEASE_S, 10) == []
+
+    asyncio.run(main())
+
+
 def test_a_lease_outlasts_a_turn() -> None:
     assert PUBLISH_SECONDS < TURN_S < LEASE_S
 
@@ -275,13 +290,30 @@ def test_a_budget_alert_of_several_replicas_is_one_event(tmp_path: Path, sql_url
                 outbox.tell(alert(1))
                 await outbox.flush()
             claimed = await gate.store.claim("one", "home1", 0.0, 60.0, 10)
-            assert [waiting.message.id for waiting in claimed] == ["budget:acme:1#soft"]
+            assert [waiting.message.id for waiting in claimed] == [alert(1).message.id]
             body = json.loads(claimed[0].message.body)
             assert (body["type"], body["subject"], body["data"]["spent"]) == (
                 "ai.headgate.budget.v1",
                 "project:acme",
                 80,
             )
+
+    asyncio.run(main())
+
+
+def test_an_alert_about_any_name_is_told(tmp_path: Path, sql_url: str) -> None:
+    async def main() -> None:
+        async with house(tmp_path, sql_url) as gate:
+            outbox = Outbox(gate.store, gate.clock)
+            noise = "".join(chr(0x1F300 + random.Random(place).randrange(500)) for place in range(1_000))
+            for user in ("a\x00b", "größe 😀", "' --", "a\r\nNats-Expected-Stream: other", noise):
+                alert = BudgetAlert("soft", "user", user, "usd/month/user/*", f"user:{user}:2026-11", 1, 0, 1)
+                outbox.tell(budget_event(alert, "/headgate/home1", 0.0))
+            await outbox.flush()
+            await gate.publisher(gate.one).finish(10)
+            assert len(gate.one.taken) == 5
+            # NATS takes the id as a header.
+            assert all(re.fullmatch(r"[a-z0-9_]{1,64}", name) for name in gate.one.taken)
 
     asyncio.run(main())
 
@@ -308,7 +340,7 @@ def test_telling_never_waits_is_bounded_and_survives_a_database_that_is_away(tmp
                 while (await store.backlog("one"))[0] < TOLD_MAX:
                     await gate.clock.advance(31)
             first = (await store.claim("one", "home1", 0.0, 60.0, 1))[0]
-            assert first.message.id == "budget:acme:20#soft", "the oldest were dropped"
+            assert first.message.id == alert(20).message.id, "the oldest were dropped"
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 

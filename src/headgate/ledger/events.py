@@ -4,6 +4,7 @@ The form is CloudEvents 1.0 in structured JSON (github.com/cloudevents/spec). Th
 ledger's entry: who reads one twice knows it by that.
 """
 
+import hashlib
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -76,9 +77,13 @@ def usage_event(receipt: Receipt, source: str) -> Event:
 
 
 def budget_event(alert: BudgetAlert, source: str, at: float) -> Event:
-    """Replicas that notice the same thing make events of the same id."""
+    """Replicas that notice the same thing make events of the same id.
+
+    A hash: accounts name users and models as callers wrote them, and ids become headers and keys of indexes.
+    """
     subject = f"{alert.level}:{alert.id}"
-    head = {"id": f"{alert.account}#{alert.kind}", "source": source, "type": BUDGET_TYPE, "subject": subject}
+    digest = hashlib.sha256(alert.account.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    head = {"id": f"bud_{digest}_{alert.kind}", "source": source, "type": BUDGET_TYPE, "subject": subject}
     return _event(head, alert.id, at, msgspec.to_builtins(alert))
 
 

@@ -72,12 +72,14 @@ class Store:
     async def claim(self, sink: str, who: str, now: float, lease_s: float, limit: int) -> list[Waiting]:
         """The oldest events that wait for `sink` and nobody else has claimed; `who`'s until `now + lease_s`.
 
-        Two that ask at once get different ones and do not wait for each other (SKIP LOCKED on PostgreSQL).
+        Two that ask at once get different ones and do not wait for each other (SKIP LOCKED on PostgreSQL). A claim that
+        lasts much longer than any does is of a clock that was wrong, and counts for nothing.
         """
         outbox = tables.outbox
 
         def work(db: Connection) -> list[Waiting]:
-            free = sa.or_(outbox.c.claimed_until.is_(None), outbox.c.claimed_until <= now, outbox.c.claimed_by == who)
+            until = outbox.c.claimed_until
+            free = sa.or_(until.is_(None), until <= now, until > now + 2 * lease_s, outbox.c.claimed_by == who)
             query = (
                 sa.select(outbox.c.seq, outbox.c.event_id, outbox.c.key, outbox.c.body)
                 .where(outbox.c.sink == sink, free)
