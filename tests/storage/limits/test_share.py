@@ -19,7 +19,7 @@ def account(limit: int, *, hard: bool = True) -> Account:
 
 
 def share(plan: Plan, replicas: int, spent: Mapping[str, int], local: MemoryLimiter | None = None) -> Share:
-    return asyncio.run(share_of(plan, replicas, spent, local or MemoryLimiter(VirtualClock())))
+    return asyncio.run(share_of(plan, replicas, spent, {}, local or MemoryLimiter(VirtualClock())))
 
 
 def test_every_number_is_divided_by_the_replicas_and_is_at_least_one() -> None:
@@ -43,10 +43,10 @@ def test_a_budget_is_judged_from_what_was_spent_everywhere_and_here() -> None:
     async def main() -> None:
         local = MemoryLimiter(VirtualClock())
         plan = Plan(accounts=(account(1000),))
-        first = (await share_of(plan, 4, {"a": 200}, local)).plan
+        first = (await share_of(plan, 4, {"a": 200}, {}, local)).plan
         assert (await local.reserve("one", first, Cost(nanos=150), 60.0)).allowed
         assert not (await local.reserve("two", first, Cost(nanos=51), 60.0)).allowed
-        again = (await share_of(plan, 4, {"a": 390}, local)).plan  # a later time, the ledger having told of it
+        again = (await share_of(plan, 4, {"a": 390}, {}, local)).plan  # a later time, the ledger having told of it
         state = (await local.balances(["a"]))[0]
         assert state is not None
         assert state.spent + state.held >= 390
@@ -59,7 +59,7 @@ def test_limits_that_fail_open_are_not_judged_and_say_that_all_is_free() -> None
     async def main() -> None:
         local = MemoryLimiter(VirtualClock())
         plan = Plan(rates=(rate(5), rate(5, "fail_open")), places=(Place(key="p", limit=1, on_loss="fail_open"),))
-        found = await share_of(plan, 1, {}, local)
+        found = await share_of(plan, 1, {}, {}, local)
         verdicts = [found.as_asked(await local.reserve(str(n), found.plan, Cost(), 60.0)) for n in range(11)]
         assert [verdict.allowed for verdict in verdicts] == [True] * 10 + [False]
         assert verdicts[-1].refused_rate == 0

@@ -25,7 +25,8 @@ from headgate.storage.limits.share import Decided, Share, closed_by, share_of
 
 OPEN_MAX = 100_000
 """Calls in progress that were judged without the store; more are refused."""
-LATE_S = 0.01
+TURNS = 30
+"""Of the event loop, beyond the time a call may wait: an answer that is there is read within a few."""
 KNOWN_MAX = 100_000
 """Accounts of which the last state is remembered, those seen first forgotten first."""
 ASKING_MAX = 10_000
@@ -102,13 +103,20 @@ class GuardedLimiter:
         self._hears = hears or Hears()
         self._settings = settings or GuardSettings()
         self._breaker = Breaker(self._settings.breaker)
+        self._late: set[str] = set()
+        """Claims that the store was asked for and has not answered yet, though nobody waits any more. Asked for again
+        under the same name, what the first try took would be given back in place of it."""
         self._tasks = Tasks(2)  # one, and one that has just ended
         self._asking = Tasks(ASKING_MAX)
         self._watching = False
         self._away_since = 0.0
+        self._failed_at = float("-inf")
         self._back_at = float("-inf")
         self._known: dict[str, int] = {}
         """What was spent and held of an account when the store last told."""
+        self._ceilings: dict[str, int] = {}
+        """Up to what an account may be spent here while the store is away: found when first needed, and kept. What the
+        ledger says meanwhile counts against it, and is no reason for another share of what is left."""
         self._shares: WeakKeyDictionary[Plan, Share] = WeakKeyDictionary()
         self._open: dict[str, tuple[Share, float]] = {}
         """Claims taken here, and when they end by themselves."""
@@ -120,12 +128,17 @@ class GuardedLimiter:
         return self._breaker.open
 
     async def reserve(self, claim: str, plan: Plan, cost: Cost, ttl_s: float) -> Verdict:
-        if not self._breaker.open:
+        if not self._breaker.open and claim not in self._late:
             began = self._clock.monotonic()
             try:
                 verdict = await self._ask(claim, plan, cost, ttl_s)
-            except (Overloaded, TimeoutError):
+            except TimeoutError:
                 if began >= self._back_at:  # what failed before the store came back proves nothing
+                    self._failed()
+            except Overloaded:
+                # Nor do calls that were under way when the last one failed: where a connection ends, all that travel
+                # on it fail.
+                if began >= max(self._back_at, self._failed_at):
                     self._failed()
             else:
                 self._answered(began)
@@ -148,12 +161,16 @@ class GuardedLimiter:
             answered = await self._answer(task)
         except asyncio.CancelledError:
             task.cancel()
-            task.add_done_callback(partial(self._came_late, claim, plan, cost))
+            self._leave(task, claim, plan, cost)
             raise
         if answered:
             return task.result()
-        task.add_done_callback(partial(self._came_late, claim, plan, cost))
+        self._leave(task, claim, plan, cost)
         raise TimeoutError
+
+    def _leave(self, task: "asyncio.Task[Verdict]", claim: str, plan: Plan, cost: Cost) -> None:
+        self._late.add(claim)
+        task.add_done_callback(partial(self._came_late, claim, plan, cost))
 
     async def _answer(self, task: "asyncio.Task[Verdict]") -> bool:
         """Whether it came; False only where the store has answered nobody for as long as a call may wait.
@@ -163,14 +180,17 @@ class GuardedLimiter:
         while not task.done():
             began = self._clock.monotonic()
             await asyncio.wait((task,), timeout=self._settings.timeout_s)
-            if not task.done():  # a loop that was held up itself finds its timers before its answers
-                await asyncio.wait((task,), timeout=LATE_S)
+            for _ in range(TURNS):  # a loop that is held up itself finds its timers long before its answers
+                if task.done():
+                    break
+                await asyncio.sleep(0)
             if not task.done() and (self._pulse is None or self._pulse()[0] < began):
                 return False
         return True
 
     def _came_late(self, claim: str, plan: Plan, cost: Cost, task: "asyncio.Task[Verdict]") -> None:
         """The caller has left, or was judged here meanwhile: what the store took for it goes back."""
+        self._late.discard(claim)
         if not task.cancelled() and task.exception() is None and task.result().allowed:
             self._shared.settle(claim, plan, cost, Cost())
 
@@ -182,9 +202,13 @@ class GuardedLimiter:
             if rule is not None:
                 self._hears.decided(rule)
                 raise self._refused("A limit" if rule == "fail_closed" else "A budget")
-            share = await share_of(plan, self._replicas(), self._known, self._local)
-            if self._breaker.open:  # else it is one call's mishap, and the next one's share is another
+            # Where the breaker is closed it is one call's mishap, and the next one's share is another.
+            ceilings = self._ceilings if self._breaker.open else {}
+            share = await share_of(plan, self._replicas(), self._known, ceilings, self._local)
+            if self._breaker.open:
                 self._shares[plan] = share
+                while len(ceilings) > KNOWN_MAX:
+                    del ceilings[next(iter(ceilings))]
         self._make_room(now)
         verdict = await self._local.reserve(claim, share.plan, cost, ttl_s)
         if verdict.missing:  # kept no longer than its period: a store away for so long
@@ -257,7 +281,8 @@ class GuardedLimiter:
 
     def _failed(self) -> None:
         was_open = self._breaker.open
-        self._breaker.failed(self._clock.monotonic())
+        self._failed_at = self._clock.monotonic()
+        self._breaker.failed(self._failed_at)
         if self._breaker.open and not was_open:
             self._opened()
         self._watch_soon()
@@ -265,6 +290,7 @@ class GuardedLimiter:
     def _opened(self) -> None:
         self._away_since = self._clock.monotonic()
         self._shares.clear()
+        self._ceilings.clear()
         self._hears.changed(Change(True, self._breaker.reason))
         self._watch_soon()
 

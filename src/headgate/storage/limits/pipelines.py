@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from headgate.core.clock import Clock
 from headgate.core.tasks import Tasks
@@ -31,7 +32,7 @@ class _Wish(Struct, eq=False):
 
 class Pipelines:
     """`timeout_s` bounds a pipeline's round trip. While the server answers, a burst waits its turn, however long it is;
-    one round trip without an answer fails all that wait.
+    one round trip without an answer fails all that wait. A connection that ends fails those that travel on it.
     """
 
     def __init__(self, client: Redis, timeout_s: float, clock: Clock) -> None:
@@ -82,8 +83,9 @@ class Pipelines:
                 for place, answer in zip(unknown, again, strict=True):
                     answers[place] = answer
         except (RedisError, OSError) as error:  # a TimeoutError is an OSError
-            batch += self._wishes
-            self._wishes.clear()
+            if isinstance(error, (TimeoutError, RedisTimeoutError)):
+                batch += self._wishes
+                self._wishes.clear()
             for wish in batch:
                 if not wish.answer.done():
                     wish.answer.set_exception(error)

@@ -40,10 +40,15 @@ def closed_by(plan: Plan, spent: Mapping[str, int]) -> Decided | None:
     return "budget" if any(account.hard and account.key not in spent for account in plan.accounts) else None
 
 
-async def share_of(plan: Plan, replicas: int, spent: Mapping[str, int], local: Limiter) -> Share:
-    """Divides a plan by the number of replicas, and tells `local` what was spent and held of its accounts."""
+async def share_of(
+    plan: Plan, replicas: int, spent: Mapping[str, int], ceilings: dict[str, int], local: Limiter
+) -> Share:
+    """Divides a plan by the number of replicas, and tells `local` what was spent and held of its accounts.
+
+    `ceilings` are those of accounts that were divided before; it is given those that were not.
+    """
     number = max(1, replicas)
-    accounts = [_account(account, number, spent.get(account.key, 0)) for account in plan.accounts]
+    accounts = [_account(account, number, spent.get(account.key, 0), ceilings) for account in plan.accounts]
     known = [(account, spent.get(account.key, 0)) for account in accounts]
     # Those left from the last time the store was away may be behind by now, never ahead of what was really spent.
     await local.seed(known)
@@ -79,5 +84,6 @@ def _place(place: Place, replicas: int) -> Place:
     return replace(place, limit=max(min(1, place.limit), place.limit // replicas))
 
 
-def _account(account: Account, replicas: int, spent: int) -> Account:
-    return replace(account, limit=min(account.limit, spent + max(0, account.limit - spent) // replicas))
+def _account(account: Account, replicas: int, spent: int, ceilings: dict[str, int]) -> Account:
+    ceiling = ceilings.setdefault(account.key, spent + max(0, account.limit - spent) // replicas)
+    return replace(account, limit=min(account.limit, ceiling))
