@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headgate.api.recording import AHEAD, Memory, Recording
-from headgate.core.errors import Conflict, Truncated
+from headgate.core.errors import Conflict, Overloaded, Truncated
 
 LIMIT = 1_000_000
 FRAME = b"data: " + b"x" * 9_992 + b"\n\n"
@@ -115,6 +115,27 @@ def test_all_recordings_together_stay_within_the_memory_of_the_process() -> None
     for recording in recordings:
         recording.forget()
     assert memory.used == 0
+
+
+def test_kept_answers_that_are_replayed_count_too() -> None:
+    memory = Memory(LIMIT)
+    recordings = [Recording(LIMIT, memory) for _ in range(3)]
+    followers = [recording.join() for recording in recordings]
+    for recording in recordings[:2]:
+        recording.replay([], b"x" * 400_000)
+    with pytest.raises(Overloaded):
+        recordings[2].replay([], b"x" * 400_000)
+    assert memory.used == 800_000
+    recordings[0].leave(followers[0])
+    recordings[0].forget()
+    recordings[2].replay([], b"x" * 400_000)
+    for recording in recordings:
+        recording.forget()
+    assert memory.used == 0
+    lone = Recording(LIMIT, memory)
+    lone.replay([], b"x" * 2 * LIMIT)  # kept when more was allowed: alone it has its turn
+    assert lone.last is not None
+    assert not lone.large
 
 
 def test_what_ended_well_is_not_failed_afterwards_and_what_failed_tells_each_follower_its_own() -> None:

@@ -183,6 +183,19 @@ def test_an_answer_too_large_to_keep_reaches_its_caller_and_then_says_so(house: 
     eventually(lambda: calm(house))
 
 
+def test_a_replay_waits_until_there_is_memory_for_it(house: House) -> None:
+    assert chat(house, "k").status == 200
+    eventually(lambda: calm(house))
+    memory = house.runs._memory
+    memory.used = memory.limit
+    refused = chat(house, "k")
+    assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+    memory.used = 0
+    assert chat(house, "k").headers[REPLAY] == "true"
+    eventually(lambda: calm(house))
+    assert len(house.gateway.calls) == 1
+
+
 def test_without_the_database_a_call_with_a_key_does_not_run_and_one_without_does(house: House) -> None:
     house.turns.away = Overloaded("The database is away.", code="storage_unavailable", retry_after=1.0)
     answer = chat(house, "k")

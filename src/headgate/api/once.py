@@ -129,8 +129,7 @@ async def _claim(services: Services, run: Run) -> None:
         pause = min(pause * 1.2, LOOK_S_MAX)
         found = await services.runs.turns.look(run.ask)
     if isinstance(found, Kept):
-        run.recording.begin(found.headers)
-        run.recording.end(found.content or b"")
+        run.recording.replay(found.headers, found.content or b"")
         run.become("kept")
         services.runs.drop(run)
     elif found == "mine":

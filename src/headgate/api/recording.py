@@ -4,7 +4,7 @@ import asyncio
 import copy
 from collections.abc import Sequence
 
-from headgate.core.errors import HeadgateError
+from headgate.core.errors import HeadgateError, Overloaded
 from headgate.core.reply import Header
 from headgate.ledger.idempotency.ask import too_large
 
@@ -81,6 +81,18 @@ class Recording:
     def end(self, last: bytes) -> None:
         self.last = last
         self._tell()
+
+    def replay(self, headers: Sequence[Header], content: bytes) -> None:
+        """All of an answer that was kept. Raises `Overloaded` where the process holds too much for it at present."""
+        if self._memory.used and self._memory.used + len(content) > self._memory.limit:
+            raise Overloaded(
+                "Too many answers are being replayed at once (idempotency.memory_mb). Try again shortly.",
+                retry_after=1.0,
+            )
+        self._held += len(content)
+        self._memory.used += len(content)
+        self.begin(headers)
+        self.end(content)
 
     def fail(self, error: HeadgateError) -> None:
         """There will be no more. What has ended already stays as it is."""
