@@ -157,6 +157,11 @@ def test_rate_limits_spend_limits_and_model_lists_become_the_policy(live: Live, 
     assert (again.max_tokens_per_1_minute, again.max_requests_per_1_day) == (9000, 1000)
     listed = org.projects.rate_limits.list_rate_limits(project.id)
     assert again in list(listed)
+    page = org.projects.rate_limits.list_rate_limits
+    assert [limit.id for limit in page(project.id, limit=1, after="rl-one")] == [changed.id]
+    nearest = page(project.id, limit=1, before=changed.id)
+    assert ([limit.id for limit in nearest.data], nearest.has_more) == (["rl-one"], True)
+    assert page(project.id, after="rl-no-longer-there").data[0].id == "rl-one"
 
     limit = org.projects.spend_limit.update(project.id, currency="USD", interval="month", threshold_amount=12_345)
     assert (limit.threshold_amount, limit.object) == (12_345, "project.spend_limit")

@@ -82,17 +82,23 @@ async def _list(exchange: Exchange) -> None:
     policy = await exchange.services.tenancy.policies.get(Owner("project", exchange.path_id))
     limited = {limit.model for limit in policy.limits}
     models = sorted(limited | {"*"} | set(exchange.services.routes().exact))
-    ids = [limit_id(model) for model in models]
-    for name, cursor in (("after", page.after), ("before", page.before)):
-        if cursor is not None and cursor not in ids:
-            raise BadCall(f"'{name}' is not the id of a rate limit.", param=name, code="invalid_value")
-    first = 0 if page.after is None else ids.index(page.after) + 1
+    if page.after is not None:
+        after = _cursor("after", page.after)
+        models = [model for model in models if model > after]
     if page.before is not None:
-        end = ids.index(page.before)
-        first = max(0, end - page.limit)
-        models, ids = models[:end], ids[:end]
-    shown = [_shown(policy, model) for model in models[first:]]
-    await exchange.send_json(listing(shown, ids[first:], page.limit))
+        before = _cursor("before", page.before)
+        nearest = [model for model in models if model < before][::-1]
+        models = nearest[: page.limit][::-1] + nearest[page.limit :]
+    shown = [_shown(policy, model) for model in models[: page.limit + 1]]
+    await exchange.send_json(listing(shown, [limit.id for limit in shown], page.limit))
+
+
+def _cursor(name: str, rate_limit_id: str) -> str:
+    """The model of a place in the list, also of a limit that has gone since."""
+    try:
+        return _model(rate_limit_id)
+    except NotFound as error:
+        raise BadCall(f"'{name}': {error.message}", param=name, code="invalid_value") from None
 
 
 async def _update(exchange: Exchange) -> None:
