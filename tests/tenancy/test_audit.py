@@ -140,7 +140,7 @@ def test_what_changes_nothing_is_no_news(sql_url: str) -> None:
     async def main(office: Office, _: Office) -> None:
         owner = Owner("project", "default")
         await office.tenancy.policies.put(owner, FIVE, ADMIN)
-        created = await office.keys.create(KeySpec(), "hg-the-bootstrap-key", "key_bootstrap")
+        created = await office.keys.create(KeySpec())
         await office.keys.revoke(created.record.id, ADMIN)
         project = await office.tenancy.projects.create("p", ADMIN)
         user = await office.tenancy.users.create("ada@example.com", "reader", ADMIN, projects=[(project.id, "member")])
@@ -152,8 +152,27 @@ def test_what_changes_nothing_is_no_news(sql_url: str) -> None:
         await office.tenancy.accounts.update(project.id, account.id, None, None, ADMIN)
         await office.tenancy.policies.put(owner, FIVE, ADMIN)
         await office.keys.revoke(created.record.id, ADMIN)
-        await office.keys.create(KeySpec(), "hg-the-bootstrap-key", "key_bootstrap")
         assert len(await entries(office)) == known
+
+    run(sql_url, main)
+
+
+def test_the_bootstrap_key_registered_anew_keeps_its_policy_and_only_what_differs_is_news(sql_url: str) -> None:
+    async def main(office: Office, other: Office) -> None:
+        async def start(key: str) -> list[str]:
+            """What a start writes, and leaves as it was."""
+            known = len(await entries(office))
+            office.clock.jump(10)
+            await office.keys.create(KeySpec(), key, "key_bootstrap")
+            assert office.principal(key).policies[0].policy == FIVE
+            return [entry.type for entry in (await entries(office))[:-known]]
+
+        await office.keys.create(KeySpec(), "hg-the-bootstrap-key", "key_bootstrap")
+        await office.tenancy.policies.put(Owner("key", "key_bootstrap"), FIVE, ADMIN)
+        assert await start("hg-the-bootstrap-key") == []
+        await office.keys.revoke("key_bootstrap", ADMIN)
+        assert await start("hg-the-bootstrap-key") == ["api_key.updated"], "it works again"
+        assert await start("hg-the-bootstrap-next") == ["api_key.created"]
 
     run(sql_url, main)
 

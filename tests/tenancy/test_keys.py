@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headgate.core.errors import BadCall, Forbidden, NotFound, Overloaded
+from headgate.core.policy import Policy, Velocity
 from headgate.core.principal import KeyLimits, KeyTable, Scope
 from headgate.tenancy.keyring import KeySpec
 from headgate.tenancy.keys import PREFIX, VISIBLE_LENGTH
@@ -173,6 +174,7 @@ def test_an_unknown_id_is_not_found(sql_url: str) -> None:
     ("spec", "param"),
     [
         (KeySpec(scopes=()), "scopes"), (KeySpec(tenant=""), "tenant"), (KeySpec(tenant="a\nb"), "tenant"),
+        (KeySpec(tenant="  "), "tenant"), (KeySpec(policy=Policy(velocity=Velocity())), "policy.velocity"),
         (KeySpec(tenant="t" * 101), "tenant"), (KeySpec(name="n" * 201), "name"), (KeySpec(name="a\x00"), "name"),
         (KeySpec(models=("",)), "models"), (KeySpec(models=("m",) * 101), "models"),
         (KeySpec(models=("\x00",)), "models"),

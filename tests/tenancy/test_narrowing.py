@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from headgate.core.errors import BadCall
-from headgate.core.policy import Budget, Governed, Level, Limit, Policy
+from headgate.core.policy import Budget, Governed, Level, Limit, Policy, Velocity
 from headgate.core.principal import Principal
 from headgate.tenancy import edits
 from headgate.tenancy.keyring import KeySpec
@@ -37,10 +38,10 @@ policies = st.builds(
     denied_models=st.lists(patterns, max_size=2).map(tuple),
     limits=st.lists(limits, max_size=3, unique_by=lambda limit: limit.name).map(tuple),
     budgets=st.lists(budgets, max_size=2, unique_by=lambda budget: budget.name).map(tuple),
-    weight=st.floats(0.1, 100),
     priority=st.sampled_from(["interactive", "normal", "batch"]),
 )
-chains = st.tuples(policies, policies, policies, policies)
+weighty = st.builds(structs.replace, policies, weight=st.floats(0.1, 100))
+chains = st.tuples(policies, weighty, policies, policies)
 
 
 def allowed(rules: tuple[Governed, ...]) -> set[str]:
@@ -138,7 +139,9 @@ def test_spend_limit_and_alert_come_and_go_without_touching_each_other(policy: P
     assert edits.spend_alert(edits.without_spend_limit(both)) == soft
     assert edits.spend_limit(edits.without_spend_alert(both)) == cents
     assert edits.without_spend_alert(edits.without_spend_limit(both)) == policy
-    check(both)
+    check(both, "project")
+    notice = edits.with_budget(policy, Budget(amount=5, at_limit="notify"))
+    assert edits.without_spend_limit(notice) == notice
 
 
 BAD: list[tuple[Policy, str]] = [
@@ -153,16 +156,29 @@ BAD: list[tuple[Policy, str]] = [
     (Policy(models=("",)), "models[0]"),
     (Policy(denied_models=("ok", "a\ud800")), "denied_models[1]"),
     (Policy(weight=-1.0), "weight"),
+    (Policy(weight=5e-324), "weight"),
 ]
+
+
+@pytest.mark.parametrize(("policy", "levels"), [
+    (Policy(velocity=Velocity()), {"user", "key"}), (Policy(weight=2.0), {"organization", "user", "key"}),
+])  # fmt: skip
+def test_what_would_have_no_effect_at_a_level_is_refused_there(policy: Policy, levels: set[Level]) -> None:
+    for level in LEVELS:
+        if level not in levels:
+            check(policy, level)
+            continue
+        with pytest.raises(BadCall, match="set it on the project"):
+            check(policy, level)
 
 
 @pytest.mark.parametrize(("policy", "field"), BAD)
 def test_a_policy_made_in_code_is_checked_like_one_that_was_sent(policy: Policy, field: str) -> None:
     with pytest.raises(BadCall) as refused:
-        check(policy)
+        check(policy, "project")
     assert refused.value.param == field
     with pytest.raises(BadCall) as nested:
-        check(policy, "policy.")
+        check(policy, "project", "policy.")
     assert nested.value.param == f"policy.{field}"
 
 

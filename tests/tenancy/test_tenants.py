@@ -304,6 +304,20 @@ def test_every_list_is_walked_whole_however_many_were_made_in_one_moment(sql_url
     run(sql_url, main)
 
 
+def test_members_are_taken_out_page_by_page_while_the_list_is_walked(sql_url: str) -> None:
+    async def main(office: Office, _: Office) -> None:
+        tenancy, after, gone = office.tenancy, None, 0
+        for number in range(7):
+            await tenancy.users.create(f"{number}@example.com", "reader", CLI, projects=[("default", "member")])
+        while found := await tenancy.projects.members("default", Page(2, after)):
+            for _member, user in found[:2]:
+                await tenancy.projects.remove_member("default", user.id, CLI)
+                after, gone = user.id, gone + 1
+        assert gone == 7
+
+    run(sql_url, main)
+
+
 def test_a_policy_that_this_version_cannot_read_is_said_and_the_last_snapshot_serves_on(sql_url: str) -> None:
     async def main(office: Office, _: Office) -> None:
         key = (await office.keys.create(KeySpec())).key

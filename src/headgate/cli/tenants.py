@@ -11,7 +11,7 @@ import msgspec
 from headgate.app.config import find_file, load, read_environment
 from headgate.app.offline import open_tenancy
 from headgate.cli.common import place_options
-from headgate.core.errors import BadCall
+from headgate.core.errors import BadCall, NotFound
 from headgate.core.policy import TIME_MAX
 from headgate.tenancy.policies import Owner
 from headgate.tenancy.store import Page
@@ -20,7 +20,6 @@ from headgate.tenancy.tenancy import Tenancy
 Run = Callable[[argparse.Namespace, Tenancy], Awaitable[int]]
 LIST_MAX = 1_000
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_ALL = Page(limit=LIST_MAX)
 
 
 def command(parser: argparse.ArgumentParser, run: Run) -> None:
@@ -62,21 +61,21 @@ async def owner(options: argparse.Namespace, tenancy: Tenancy) -> Owner:
 
 async def project_id(tenancy: Tenancy, text: str) -> str:
     """From an id, or from a name that only one project has."""
-    projects = await tenancy.projects.page(_ALL, archived=True)
-    if any(project.id == text for project in projects):
-        return text
-    named = [project.id for project in projects if project.name == text and project.archived_at is None]
-    if len(named) == 1:
-        return named[0]
-    if named:
+    try:
+        return (await tenancy.projects.get(text)).id
+    except NotFound:
+        named = [project.id for project in await tenancy.projects.named(text)]
+        if not named:
+            raise
+    if len(named) > 1:
         raise BadCall(f"Several projects are named '{text}'; give one's id: {', '.join(named)}.")
-    return (await tenancy.projects.get(text)).id
+    return named[0]
 
 
 async def user_id(tenancy: Tenancy, text: str) -> str:
     if "@" not in text:
         return (await tenancy.users.get(text)).id
-    found = await tenancy.users.page(_ALL, [text])
+    found = await tenancy.users.page(Page(limit=1), [text])
     if not found:
         raise BadCall(f"There is no user '{text}'. headgate users list shows them all.")
     return found[0].id

@@ -113,7 +113,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     limits: Annotated[tuple[Limit, ...], Meta(max_length=32)] = ()
     budgets: Annotated[tuple[Budget, ...], Meta(max_length=32)] = ()
     velocity: Velocity | None = None
-    weight: Annotated[float, Meta(gt=0, le=10_000)] = 1.0
+    weight: Annotated[float, Meta(ge=0.001, le=10_000)] = 1.0
     """A project's share where calls wait, next to the others'."""
     priority: Priority = "interactive"
     """The highest class its calls may wait in."""

@@ -68,9 +68,11 @@ def with_spend_limit(policy: Policy, cents: int) -> Policy:
 
 
 def without_spend_limit(policy: Policy) -> Policy:
-    """What alerts stays, as a budget that only notifies."""
+    """What alerts stays, as a budget that only notifies; one that did no more than that is none of these."""
     old = budget_of(policy, MONTH)
-    if old is None or old.soft is None:
+    if old is None or old.at_limit == "notify":
+        return policy
+    if old.soft is None:
         return without_budget(policy, MONTH)
     return with_spend_alert(without_budget(policy, MONTH), round(old.soft * 100))
 

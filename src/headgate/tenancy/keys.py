@@ -144,15 +144,16 @@ def add_key(
         scopes=spec.scopes,
         models=spec.models,
         limits=spec.limits,
-        created_at=change.now,
+        created_at=change.now if known is None else known.created_at,
         expires_at=spec.expires_at,
         kind=kind,
         user_id=spec.user_id,
         account_id=account_id,
-        policy=spec.policy,
+        policy=spec.policy if known is None else known.policy,
     )
-    change.books.put_key(record, hashed)
-    if known is None:  # the bootstrap key is registered anew at each start: no news
+    if change.books.put_key(record, hashed):  # the bootstrap key is registered anew at each start: mostly no news
+        change.note("api_key.updated", record.id, record.tenant, known, record)
+    else:
         change.note("api_key.created", record.id, record.tenant, None, record)
     return record
 
@@ -204,8 +205,8 @@ def _ensure_member(change: Change, project_id: str, user_id: str) -> None:
 def _check(spec: KeySpec, clock: Clock) -> None:
     if not spec.scopes:
         raise BadCall(f"A key needs at least one scope of: {', '.join(_SCOPES)}.", param="scopes")
-    if not spec.tenant or len(spec.tenant) > 100 or not spec.tenant.isprintable():
-        raise BadCall("A tenant is 1 to 100 printable characters.", param="tenant")
+    if not spec.tenant or len(spec.tenant) > 100 or not spec.tenant.isprintable() or spec.tenant.isspace():
+        raise BadCall("A tenant is 1 to 100 printable characters, not all of them spaces.", param="tenant")
     if len(spec.name) > 200 or not spec.name.isprintable():
         raise BadCall("A key's name has at most 200 characters, all printable.", param="name")
     if spec.models is not None and (
@@ -224,4 +225,4 @@ def _check(spec: KeySpec, clock: Clock) -> None:
                 f"A limit lies between 1 and {LIMIT_MAX}; leave it out for the default.", param=f"limits.{field}"
             )
     if spec.policy is not None:
-        check(spec.policy, "policy.")
+        check(spec.policy, "key", "policy.")

@@ -14,6 +14,7 @@ from headgate.tenancy.records import ORGANIZATION, Actor, Organization, Project,
 from headgate.tenancy.store import Books
 
 Edit = Callable[[Policy], Policy]
+_USUAL_WEIGHT = Policy().weight
 _PLACE = re.compile(r"^(?P<what>.*) - at `\$\.?(?P<path>.*)`$", re.DOTALL)
 
 
@@ -89,7 +90,7 @@ def edit_policy(change: Change, owner: Owner, kind: str | None, edit: Edit) -> P
         )
     before = record.policy or Policy()
     after = edit(before)
-    check(after)
+    check(after, owner.level)
     if after == before:
         return after
     kept = None if after == Policy() else after
@@ -111,7 +112,7 @@ def _ended(record: Organization | Project | User | KeyRecord) -> bool:
     return isinstance(record, KeyRecord) and record.revoked_at is not None
 
 
-def check(policy: Policy, prefix: str = "") -> None:
+def check(policy: Policy, level: Level, prefix: str = "") -> None:
     """Raises `BadCall` naming the field. Also for policies made in code, which no decoder has seen."""
     try:
         msgspec.convert(msgspec.to_builtins(policy), Policy)
@@ -124,6 +125,7 @@ def check(policy: Policy, prefix: str = "") -> None:
         ) from None
     try:
         check_policy(policy)
+        _check_level(policy, level)
     except ValueError as error:
         field = str(error).partition(":")[0]
         raise BadCall(f"Invalid policy: {prefix}{error}.", param=prefix + field, code="invalid_value") from None
@@ -134,6 +136,14 @@ def check(policy: Policy, prefix: str = "") -> None:
                 param=prefix + field,
                 code="invalid_value",
             )
+
+
+def _check_level(policy: Policy, level: Level) -> None:
+    """What would have no effect there is refused rather than kept. Raises `ValueError`."""
+    if policy.velocity is not None and level not in {"organization", "project"}:
+        raise ValueError(f"velocity: a {level}'s spending is not watched; set it on the project or the organization")
+    if policy.weight != _USUAL_WEIGHT and level != "project":
+        raise ValueError(f"weight: calls wait by project, so a {level} has none; set it on the project")
 
 
 def _texts(policy: Policy) -> list[tuple[str, str]]:

@@ -35,6 +35,12 @@ class Projects:
     async def page(self, page: Page, archived: bool = False) -> list[Project]:
         return await self._desk.page(Project, page, *(() if archived else (("archived_at", "=", None),)))
 
+    async def named(self, name: str) -> list[Project]:
+        """Those that are not archived: names need not differ."""
+        return await self._desk.store.look(
+            lambda books: books.find(Project, ("name", "=", name), ("archived_at", "=", None))
+        )
+
     async def rename(self, project_id: str, name: str, by: Actor) -> Project:
         check_name(name, "project")
 

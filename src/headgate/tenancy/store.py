@@ -38,14 +38,17 @@ _TABLES: dict[type[Struct], tuple[sa.Table, str]] = {
     Organization: (own.organization, "id"),
     Project: (own.projects, "created_at"),
     User: (own.users, "added_at"),
-    Member: (own.members, "added_at"),
+    Member: (own.members, "user_id"),
     Account: (own.accounts, "created_at"),
     KeyRecord: (own.keys, "created_at"),
     Stop: (own.stops, "since"),
     Alert: (own.alerts, "created_at"),
     Entry: (own.audit, "at"),
 }
-"""Where each kind of record is kept, and the column that says which is newer."""
+"""Where each kind of record is kept, and the column that says which is newer.
+
+Members, whose rows go, stand in the order of their users' ids, which says as much: so a page can follow one that went.
+"""
 
 
 class Page(Struct, frozen=True):
@@ -106,9 +109,10 @@ class Books:
         if cursor is not None:
             # It may have left the list since, archived or revoked, and still be a place in it.
             known = _conditions(table, [one for one in where if one[1] == "=" and one[2] is not None])
-            place = (
-                None if not sayable(cursor) else self._db.execute(sa.select(at).where(name == cursor, *known)).scalar()
-            )
+            if not sayable(cursor):
+                return None
+            query_place = sa.select(at).where(name == cursor, *known)
+            place = cursor if at is name else self._db.execute(query_place).scalar()
             if place is None:
                 return None
             here, there = sa.tuple_(at, name), sa.tuple_(sa.literal(place), sa.literal(cursor))
@@ -128,11 +132,13 @@ class Books:
         """Adds to what is only ever added to."""
         self._db.execute(sa.insert(own.audit).values(_row(record)))
 
-    def put_key(self, record: KeyRecord, hashed: str) -> None:
-        """As `put`; the same key under another id goes."""
+    def put_key(self, record: KeyRecord, hashed: str) -> bool:
+        """As `put`; the same key under another id goes. Whether the id had this key before."""
+        before = self._db.execute(sa.select(own.keys.c.hash).where(own.keys.c.id == record.id)).scalar()
         self._db.execute(sa.delete(own.keys).where(own.keys.c.hash == hashed, own.keys.c.id != record.id))
         # Not deleted and inserted: replicas that start together with one bootstrap key would collide.
         self._upsert(own.keys, {**_row(record), "hash": hashed, "version": _VERSION_NOW})
+        return before == hashed
 
     def change_key(self, record: KeyRecord) -> None:
         """A key's record anew, its secret as it was."""
