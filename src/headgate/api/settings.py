@@ -43,3 +43,5 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The most a caller may ask for with `x-headgate-timeout-s`."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call this server from a browser; `*` for all."""
+    passthrough: bool = True
+    """Whether keys may send calls to a backend's own endpoints, below /passthrough."""

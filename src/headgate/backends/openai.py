@@ -12,7 +12,7 @@ from headgate.backends.http.address import Origin, Resolver, parse_base_url, res
 from headgate.backends.http.client import HttpClient, request_head, tls_context
 from headgate.backends.http.exchange import Exchange
 from headgate.backends.http.pool import PoolCounts, PoolSettings
-from headgate.backends.openai_answer import Undecodable, error_in, read_body
+from headgate.backends.openai_answer import Passing, Undecodable, error_in, read_body, usage_anywhere
 from headgate.backends.openai_errors import error_for
 from headgate.backends.openai_models import read_models
 from headgate.backends.openai_stream import Expectation, FrameReader, Relay
@@ -22,8 +22,9 @@ from headgate.core.deadline import Deadline, Timeouts
 from headgate.core.errors import BadCall, HeadgateError, Upstream
 from headgate.core.ports import Answer, Health, ModelInfo, Progress
 from headgate.core.reply import Header
-from headgate.core.request import CompletionRequest, EmbeddingRequest
+from headgate.core.request import CompletionRequest, EmbeddingRequest, PassthroughRequest
 from headgate.core.target import Target
+from headgate.core.usage import Usage
 
 PATHS: Mapping[Operation, str] = {
     "chat": "/chat/completions",
@@ -37,6 +38,8 @@ _PASSED_ON = {
     b"openai-version": b"openai-version",
     b"x-request-id": b"x-upstream-request-id",
 }
+CONTENT_TYPE = b"x-upstream-content-type"
+"""Under this name the answers of endpoints that are not known here carry their content type."""
 _HEADS_MAX = 1_000
 _Members = dict[str, Raw]
 _members = msgspec.json.Decoder(_Members)
@@ -94,13 +97,19 @@ class OpenAIBackend:
         if call.dialect != "openai":
             raise BadCall(f"backend {self.name!r} speaks OpenAI's dialect only")
         body = self._body(call, target)
-        head = self._head("POST", PATHS[call.operation], target.model)
+        unknown = call.body if isinstance(call.body, PassthroughRequest) else None
+        if unknown is None:
+            head = self._head("POST", PATHS[call.operation], target.model)
+        else:  # not remembered: callers choose these paths
+            head = self._make_head("POST", "/" + unknown.path, target.model)
         extra = _trace(call)
         exchange = await self._http.send(
             head, body, timeouts=self._settings.timeouts, deadline=call.deadline, extra=extra
         )
         try:
-            return await self._answer(exchange, call)
+            if unknown is None:
+                return await self._answer(exchange, call)
+            return await self._pass(exchange, call, unknown)
         except BaseException:
             exchange.abort()
             raise
@@ -135,6 +144,25 @@ class OpenAIBackend:
         usage = read_body(body, call.operation, progress.input_tokens, self._settings.api_key or "")
         progress.output_tokens = usage.output
         return Answer(body=body, usage=usage, progress=progress, headers=headers)
+
+    async def _pass(self, exchange: Exchange, call: Call, body: PassthroughRequest) -> Answer:
+        """An answer of a kind that is not known here: its bytes as they come, its usage where it tells."""
+        if not 200 <= exchange.status < 300:
+            raise await self._refusal(exchange)
+        progress = Progress(input_tokens=body.input_tokens)
+        headers = _passed_on(exchange)
+        limit = self._settings.answer_bytes_max
+        if call.stream:
+            await self._check_stream(exchange)
+            passing = Passing(exchange, progress, limit, self._settings.api_key or "")
+            return Answer(stream=passing, progress=progress, headers=headers, close=passing.aclose)
+        data = await exchange.read_all(limit)
+        kind = exchange.header(b"content-type") or b""
+        usage = usage_anywhere(data, body.input_tokens) if b"json" in kind.lower() else None
+        if usage is None:
+            usage = Usage(input=body.input_tokens, estimated=True)
+        progress.output_tokens = usage.output
+        return Answer(body=data, usage=usage, progress=progress, headers=[*headers, (CONTENT_TYPE, _kind(kind))])
 
     async def _check_stream(self, exchange: Exchange) -> None:
         kind = (exchange.header(b"content-type") or b"").lower()
@@ -172,15 +200,18 @@ class OpenAIBackend:
         key = (path, model if "%7Bmodel%7D" in self._origin.path else "")
         head = self._heads.get(key)
         if head is None:
-            base = "" if path.startswith("//") else self._origin.path.replace("%7Bmodel%7D", _segment(key[1]))
-            where = base + path.removeprefix("/") if path.startswith("//") else base + path
-            headers = dict(self._headers)
-            if method == "POST":
-                headers["content-type"] = "application/json"
-            head = request_head(self._origin, method, where + self._query, headers)
+            head = self._make_head(method, path, model)
             if len(self._heads) < _HEADS_MAX:
                 self._heads[key] = head
         return head
+
+    def _make_head(self, method: str, path: str, model: str) -> bytes:
+        base = "" if path.startswith("//") else self._origin.path.replace("%7Bmodel%7D", _segment(model))
+        where = base + path.removeprefix("/") if path.startswith("//") else base + path
+        headers = dict(self._headers)
+        if method == "POST":
+            headers["content-type"] = "application/json"
+        return request_head(self._origin, method, where + self._query, headers)
 
     def _body(self, call: Call, target: Target) -> bytes:
         """The caller's bytes; only where the model's name differs, usage must be asked for or a budget bounds the
@@ -189,6 +220,8 @@ class OpenAIBackend:
         A body that may name two models is written anew, each member once: we checked the last, and a server that
         goes by the first would answer with a model that the caller may not use.
         """
+        if isinstance(call.body, PassthroughRequest):
+            return _as_it_came(call.raw)
         ask = self._settings.usage_in_stream and call.stream and not call.include_usage
         if target.model == call.model and not ask and call.output_cap is None and _names_one_model(call.raw):
             return call.raw
@@ -203,6 +236,22 @@ class OpenAIBackend:
         except Undecodable as error:
             raise BadCall("the request body is not a JSON object") from error
         return msgspec.json.encode(members)
+
+
+def _as_it_came(raw: bytes) -> bytes:
+    """The caller's bytes; written anew, each member once, where they could name a model twice."""
+    if raw.count(b'"model"') <= 1 and b"\\u006" not in raw:
+        return raw
+    try:
+        return msgspec.json.encode(_members.decode(raw))
+    except Undecodable as error:
+        raise BadCall("the request body is not a JSON object") from error
+
+
+def _kind(value: bytes) -> bytes:
+    """A content type that can stand in a header of ours."""
+    good = 0 < len(value) <= 200 and all(32 <= byte < 127 for byte in value)
+    return value if good else b"application/octet-stream"
 
 
 def _headers(settings: OpenAISettings) -> dict[str, str]:

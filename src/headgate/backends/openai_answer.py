@@ -1,6 +1,7 @@
 """OpenAI's answer bodies: is it one, and what did it use."""
 
 import re
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -9,9 +10,13 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from headgate.backends.estimate import tokens_of
+from headgate.backends.http.exchange import Exchange
 from headgate.backends.openai_errors import clean
+from headgate.backends.sse import EventTooLarge, SseDecoder, SseEvent
 from headgate.core.call import Operation
 from headgate.core.errors import HeadgateError, Truncated, Upstream
+from headgate.core.events import Event, Finish
+from headgate.core.ports import Progress
 from headgate.core.usage import Usage
 
 TOKENS_MAX = 20_000_000
@@ -32,7 +37,16 @@ class _Texts(Struct):
     message: Raw = Raw()
 
 
+class _Anything(Struct):
+    """Where answers of kinds that are not known here keep their usage; responses have it one deeper in streams."""
+
+    usage: Raw | UnsetType = UNSET
+    response: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
+
+
 _body = msgspec.json.Decoder(_Body)
+_anything = msgspec.json.Decoder(_Anything)
 _texts = msgspec.json.Decoder(_Texts)
 Undecodable = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _HALF = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
@@ -147,3 +161,170 @@ def _count(choices: list[Raw]) -> int:
 
 def cut_short() -> Truncated:
     return Truncated("the model server's answer ended before it was complete")
+
+
+# Answers of kinds that are not known here
+
+
+def usage_anywhere(data: bytes, input_estimate: int) -> Usage | None:
+    """The usage of a JSON answer, or of an event of a stream, under OpenAI's older names or newer ones."""
+    try:
+        found = look_into(_anything, data)
+        inner = given(found.response)
+        if found.usage is UNSET and inner is not None:
+            found = look_into(_anything, bytes(inner))
+        raw = given(found.usage)
+        usage = None if raw is None else msgspec.json.decode(raw)
+    except Undecodable:
+        return None
+    if not isinstance(usage, dict):
+        return None
+    prompt = _either(usage, "prompt_tokens", "input_tokens")
+    output = _either(usage, "completion_tokens", "output_tokens")
+    estimated = prompt is None
+    if prompt is None and output is None:
+        prompt = _figure(usage.get("total_tokens"))  # rerankers tell no more
+        estimated = False
+        if prompt is None:
+            return None
+    prompt, output = input_estimate if prompt is None else prompt, output or 0
+    inputs = _details(usage, "prompt_tokens_details") or _details(usage, "input_tokens_details")
+    outputs = _details(usage, "completion_tokens_details") or _details(usage, "output_tokens_details")
+    return Usage(
+        input=prompt,
+        cached=min(_figure(inputs.get("cached_tokens")) or 0, prompt),
+        cache_write=min(_figure(inputs.get("cache_write_tokens")) or 0, prompt),
+        output=output,
+        reasoning=min(_figure(outputs.get("reasoning_tokens")) or 0, output),
+        estimated=estimated,
+    )
+
+
+def _either(usage: dict[str, Any], older: str, newer: str) -> int | None:
+    return _figure(usage.get(older, usage.get(newer)))
+
+
+class Passing:
+    """A stream of events of a kind that is not known here: whole frames as they come, without `[DONE]`.
+
+    Where `[DONE]` came, a `Finish` stands for it; at the end comes the usage: what the last event with one told, else
+    an estimate of one token an event. The stream is complete where the body ends as HTTP wants it, after a whole event.
+    """
+
+    def __init__(self, exchange: Exchange, progress: Progress, limit_bytes: int, secret: str) -> None:
+        self._exchange = exchange
+        self._progress = progress
+        self._limit = limit_bytes
+        self._secret = secret
+        self._decoder = SseDecoder(limit_bytes)
+        self._held = bytearray()
+        self._items: deque[Event | bytes] = deque()
+        self._usage: Usage | None = None
+        self._ended = False
+        self._error: HeadgateError | None = None
+
+    def __aiter__(self) -> "Passing":
+        return self
+
+    async def __anext__(self) -> Event | bytes:
+        while not self._items:
+            if self._error is not None:
+                self._exchange.abort()
+                raise self._error
+            if self._ended:
+                self._exchange.drain()
+                raise StopAsyncIteration
+            try:
+                data = await self._exchange.__anext__()
+            except StopAsyncIteration:
+                self._finish()
+            else:
+                self._feed(data)
+        return self._items.popleft()
+
+    async def aclose(self) -> None:
+        if self._exchange.open:
+            self._exchange.abort()
+
+    def _feed(self, data: bytes) -> None:
+        held = self._held
+        known = max(0, len(held) - 3)
+        held += data
+        end = _last_gap(held, known)
+        block = bytes(held[:end])
+        del held[:end]
+        if len(held) > self._limit:
+            self._error = Upstream("the model server sent an event that is too large", code="upstream_bad_answer")
+        elif block:
+            self._read(block)
+
+    def _finish(self) -> None:
+        """What is left must be a whole event: only the blank line after it may be missing."""
+        rest = bytes(self._held)
+        if rest.strip() and not self._read(rest.rstrip() + b"\n\n", last=True):
+            self._error = cut_short()
+        elif self._error is None and not self._ended:
+            self._end()
+
+    def _read(self, block: bytes, *, last: bool = False) -> bool:
+        """Whether its events are whole; the last of a stream is only taken for that where it is JSON."""
+        try:
+            events = self._decoder.feed(block)
+        except EventTooLarge:
+            self._error = Upstream("the model server sent an event that is too large", code="upstream_bad_answer")
+            return True
+        for event in events:
+            if event.data.startswith(b"[DONE]"):
+                mark = _DONE.search(block)
+                before = block[: _last_gap(block[: mark.start() + 1])] if mark is not None else b""
+                self._items.extend([before] if before else [])
+                self._items.append(Finish("stop"))
+                self._end()
+                return True
+            if last and not _is_json(event.data):
+                return False
+            self._look_at(event)
+            if self._error is not None:
+                return True
+        if events:
+            self._exchange.progress()  # comments keep a connection alive, not an answer
+        self._items.append(block)
+        return True
+
+    def _look_at(self, event: SseEvent) -> None:
+        self._progress.output_tokens += 1
+        if b'"usage"' in event.data:
+            self._usage = usage_anywhere(event.data, self._progress.input_tokens) or self._usage
+        if event.event != b"error" and b'"error"' not in event.data:
+            return
+        try:
+            told = given(look_into(_anything, event.data).error)
+        except Undecodable:
+            told = None
+        if told is not None or event.event == b"error":
+            self._error = error_in(told if told is not None else Raw(event.data), self._secret)
+
+    def _end(self) -> None:
+        self._ended = True
+        progress = self._progress
+        if self._usage is None:
+            self._usage = Usage(input=progress.input_tokens, output=progress.output_tokens, estimated=True)
+        self._items.append(self._usage)
+
+
+_GAPS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+"""What ends an event."""
+_DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]")
+
+
+def _last_gap(data: bytes | bytearray, start: int = 0) -> int:
+    """Where the last event that ends in `data` ends; 0 where none does."""
+    return max((place + len(gap) for gap in _GAPS if (place := data.rfind(gap, start)) >= 0), default=0)
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        msgspec.json.decode(data)
+    except Undecodable:
+        return False
+    return True

@@ -8,9 +8,10 @@ from headgate.core.deadline import Deadline
 from headgate.core.policy import Priority
 from headgate.core.request import ChatRequest, CompletionRequest, EmbeddingRequest
 
-Operation = Literal["chat", "completion", "embedding"]
+Operation = Literal["chat", "completion", "embedding", "passthrough"]
 Dialect = Literal["openai", "anthropic"]
 Body = ChatRequest | CompletionRequest | EmbeddingRequest
+"""A `PassthroughRequest` is of the last kind."""
 
 
 class Call(Struct, frozen=True, kw_only=True):

@@ -143,6 +143,26 @@ class EmbeddingRequest(Struct, frozen=True, kw_only=True):
         prompts(self.input, "input")
 
 
+class PassthroughRequest(EmbeddingRequest, frozen=True, kw_only=True):
+    """`POST /passthrough/{backend}/{path}`: what is known of a body that Headgate does not know.
+
+    It is a kind of `EmbeddingRequest` because whoever does not ask further may take it for one: it has no choices, no
+    stops, and an answer that need not be text.
+    """
+
+    input: Prompt = ""
+    """Not looked for: `input_tokens` says how much there is."""
+    backend: str
+    path: str
+    """Below the backend's base URL, without a slash in front; checked, so that it cannot leave it."""
+    input_tokens: int
+    """Estimated from the body's bytes."""
+    max_output: int | None = None
+    """The largest of the maxima that the body sets, by whatever name."""
+    answers: int = 1
+    metadata: dict[str, Any] | None = None
+
+
 def prompts(given: Prompt, field: str = "prompt") -> list[str | list[int]]:
     """Each prompt by itself: a text, or a list of token ids. Raises `ValueError` where kinds are mixed."""
     if isinstance(given, str):

@@ -2,7 +2,7 @@
 
 from headgate.backends import estimate
 from headgate.core.call import Call
-from headgate.core.request import ChatRequest, CompletionRequest, EmbeddingRequest, prompts
+from headgate.core.request import ChatRequest, CompletionRequest, EmbeddingRequest, PassthroughRequest, prompts
 
 MODELS_MAX = 1_000
 LEARNING = 0.05
@@ -48,7 +48,7 @@ class Estimator:
     def likely(self, call: Call) -> int:
         """The prompt's tokens, as likely too many as too few."""
         known = self._models.get(call.model)
-        guess = estimate.input_tokens(call)
+        guess = input_tokens(call)
         return guess if known is None else max(1, round(guess * known.ratio))
 
     def careful(self, call: Call) -> int:
@@ -57,10 +57,12 @@ class Estimator:
         ratio, spread = (1.0, UNSURE) if known is None else (known.ratio, known.spread)
         if known is not None and known.seen < SURE_AFTER:
             spread = max(spread, UNSURE / known.seen)
-        return max(1, round(estimate.input_tokens(call) * (ratio + SPREADS * spread))) + estimate.MESSAGE_TOKENS
+        return max(1, round(input_tokens(call) * (ratio + SPREADS * spread))) + estimate.MESSAGE_TOKENS
 
     def learn(self, call: Call, actual: int) -> None:
-        """Told what the model server counted, where it did."""
+        """Told what the model server counted, where it did. Bodies that are not known teach nothing about others."""
+        if isinstance(call.body, PassthroughRequest):
+            return
         guess = estimate.input_tokens(call)
         if guess <= 0 or actual <= 0:
             return
@@ -76,9 +78,17 @@ class Estimator:
         return {name: model.error for name, model in self._models.items()}
 
 
+def input_tokens(call: Call) -> int:
+    """The guess before anything is known of the model."""
+    body = call.body
+    return body.input_tokens if isinstance(body, PassthroughRequest) else estimate.input_tokens(call)
+
+
 def answers(call: Call) -> int:
     """How many answers the call asks for."""
     body = call.body
+    if isinstance(body, PassthroughRequest):
+        return body.answers
     if isinstance(body, ChatRequest):
         return body.n or 1
     if isinstance(body, CompletionRequest):
@@ -89,6 +99,8 @@ def answers(call: Call) -> int:
 def output_asked(call: Call) -> int | None:
     """The most tokens of one answer, where the caller says; 0 where there is none to speak of."""
     body = call.body
+    if isinstance(body, PassthroughRequest):
+        return body.max_output
     if isinstance(body, EmbeddingRequest):
         return 0
     if isinstance(body, ChatRequest) and body.max_completion_tokens is not None:
