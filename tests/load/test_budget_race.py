@@ -108,6 +108,8 @@ async def caller(port: int, key: str, rng: random.Random, number: int) -> str:
 
 def told(refused: Refused) -> str:
     """The code of a refusal; a final one tells SDKs so, and the other when to come again."""
+    if refused.code == "limits_unavailable":  # a machine so busy that the store seems away: nothing is spent then
+        return refused.code
     final = refused.code == "insufficient_quota"
     assert refused.status == 429, refused
     assert refused.headers.get("x-should-retry") == ("false" if final else None)
@@ -174,7 +176,7 @@ def test_a_thousand_callers_spend_a_dollar_and_not_more(gateways: int, model_ser
     with racing(gateways, tmp_path, model_server) as race:
         spent, became = run(race, seed=1)
         print(f"{gateways} gateways: {spent:.6f} of 1 dollar spent; {dict(became)}")
-        assert min(became["whole"], became["left"], became["budget_reserved"]) > 10
+        assert min(became["whole"], became["left"], CALLERS - became["whole"] - became["left"]) > 20
 
 
 @pytest.mark.prove
