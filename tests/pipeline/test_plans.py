@@ -31,6 +31,23 @@ def test_a_key_without_limits_gets_the_defaults_and_its_own_replace_them() -> No
     assert own.plan.places[0].limit == 2
 
 
+def test_a_key_that_is_limited_twice_keeps_to_the_tighter_limit() -> None:
+    policy = Policy(limits=(Limit("requests", 10), Limit("concurrency", 3)))
+    found = terms(
+        principal(Governed("key", "k", policy), limits=KeyLimits(requests_per_minute=100, concurrency=50)),
+    )
+    assert {rate.amount for rate in found.plan.rates if not rate.tokens} == {10}
+    assert {place.limit for place in found.plan.places} == {3}
+
+
+def test_a_limit_for_some_calls_of_a_key_takes_no_default_off_the_others() -> None:
+    for narrow in (Limit("requests", 5, model="gpt-*"), Limit("requests", 5, each="session")):
+        found = terms(principal(Governed("key", "k", Policy(limits=(narrow,)))), make_call(CLOCK, "mine"))
+        assert 60_000 in {rate.amount for rate in found.plan.rates}
+    wide = terms(principal(Governed("key", "k", Policy(limits=(Limit("requests", 90_000),)))))
+    assert {rate.amount for rate in wide.plan.rates if not rate.tokens} == {90_000}
+
+
 def test_limits_of_all_levels_apply_together() -> None:
     found = terms(
         principal(

@@ -148,7 +148,11 @@ def _with_defaults(principal: Principal, defaults: Policy) -> tuple[Governed, ..
         "concurrency": given.concurrency,
     }
     named = {
-        limit.unit for governed in principal.policies if governed.level == "key" for limit in governed.policy.limits
+        limit.unit
+        for governed in principal.policies
+        if governed.level == "key"
+        for limit in governed.policy.limits
+        if limit.model == "*" and limit.each in {"", "key", "project"}  # all of the key's calls count together
     }
     limits = tuple(
         Limit(limit.unit, own[limit.unit] or limit.amount, limit.per)
@@ -168,10 +172,12 @@ def _compile(governed: tuple[Governed, ...], principal: Principal, parts: _Parts
             rule = Rule(owner, limit, value)
             if limit.unit == "concurrency":
                 place = _place(rule)
-                places[place.key] = (place, rule)
+                if place.key not in places or place.limit < places[place.key][0].limit:
+                    places[place.key] = (place, rule)
             else:
                 rate = _rate(rule)
-                rates[rate.key] = (rate, rule)
+                if rate.key not in rates or rate.amount < rates[rate.key][0].amount:
+                    rates[rate.key] = (rate, rule)
         for budget, value in _applying(owner.policy.budgets, principal, parts):
             of_session = parts.session if "session" in {budget.per, budget.each} else ""
             charge = Charge(owner, budget, value, *_period(budget.per, now), of_session)
