@@ -12,7 +12,7 @@ from headgate.core.policy import NANOS, Budget, Governed, Level, Policy
 from headgate.core.principal import Principal
 from headgate.core.usage import Usage
 from tests.pipeline.door import Door, MakeDoor
-from tests.pipeline.spine import Bodied, Spine, Telling, fails, make_call, read, says
+from tests.pipeline.spine import Bodied, Spine, Telling, completion_call, fails, make_call, read, says
 
 DOLLAR = NANOS
 
@@ -175,6 +175,17 @@ def test_an_answer_without_a_maximum_gets_one_where_a_budget_pays(door: MakeDoor
         for one in (lease, asked):
             house.leave(one)
         free.leave(loose)
+
+    asyncio.run(main())
+
+
+def test_a_bound_makes_no_completion_longer_than_it_would_be(door: MakeDoor) -> None:
+    async def main() -> None:
+        house = door(policies=governed(Budget(1.0)))
+        lease = await house.admit(completion_call(house.clock, prompt=["a", "b"], best_of=3))
+        assert lease.call.output_cap == 16
+        assert lease.booked.cost.tokens >= 2 * 3 * 16
+        house.leave(lease)
 
     asyncio.run(main())
 

@@ -6,12 +6,10 @@ from typing import Protocol
 from headgate.backends.embedded_prompt import GenerationDefaults
 from headgate.core.call import Call
 from headgate.core.errors import BadCall
-from headgate.core.request import ChatRequest, CompletionRequest, EmbeddingRequest, Sampling
+from headgate.core.request import COMPLETION_TOKENS, ChatRequest, CompletionRequest, EmbeddingRequest, Sampling
 from headgate.engine.limits import Limits
 from headgate.engine.plan import SamplingParams
 
-COMPLETION_TOKENS = 16
-"""OpenAI's default for completions that do not say how long."""
 MAX_CHOICES = 128
 MAX_STOP_CHARS = 1024
 """Of one stop text: what may be its beginning is compared, and held back, at every token."""

@@ -16,6 +16,8 @@ Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Stop = str | Annotated[list[str], Meta(max_length=16)] | None
 LogitBias = dict[str, Annotated[float, Meta(ge=-100, le=100)]]
+COMPLETION_TOKENS = 16
+"""The answer's length where a completion sets no maximum, as OpenAI has it."""
 Prompt = str | Annotated[list[str | int | list[int]], Meta(min_length=1)]
 """One text, several texts, one list of token ids, or several such lists; never mixed (see `prompts`)."""
 

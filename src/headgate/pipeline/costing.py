@@ -8,6 +8,7 @@ from msgspec import Meta, Struct, structs
 from headgate.core.call import Call
 from headgate.core.errors import OverBudget
 from headgate.core.limiter import Cost
+from headgate.core.request import COMPLETION_TOKENS
 from headgate.core.target import Target
 from headgate.ledger.prices import PriceTable
 from headgate.pipeline.estimator import OUTPUT_MAX, Estimator, answers, output_asked
@@ -24,7 +25,7 @@ class CostingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Reserved against token limits where the caller sets no maximum; trued up by what was used."""
     budget_output_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 4_096
     """Where a budget applies and the caller sets no maximum, the model server is told this one, and the budget holds
-    it: an answer without end cannot be paid from a budget with one."""
+    it: an answer without end cannot be paid from a budget with one. Of completions it is 16 at most, their default."""
 
 
 class Costing:
@@ -38,7 +39,10 @@ class Costing:
     def bound(self, call: Call, terms: Terms, settings: CostingSettings) -> Call:
         """The call, its answer's length bounded where a budget asks for it."""
         if terms.capped and output_asked(call) is None:
-            return structs.replace(call, output_cap=settings.budget_output_tokens)
+            cap = settings.budget_output_tokens
+            if call.operation == "completion":
+                cap = min(cap, COMPLETION_TOKENS)  # what the caller counts on: a bound makes no answer longer
+            return structs.replace(call, output_cap=cap)
         return call
 
     def likely(self, call: Call, settings: CostingSettings) -> int:
