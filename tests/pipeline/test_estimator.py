@@ -16,6 +16,17 @@ def test_a_model_it_does_not_know_is_guessed_from_bytes_and_held_with_room_to_sp
     assert estimator.careful(call) >= 2 * estimator.likely(call)
 
 
+def test_an_image_that_is_named_by_its_address_counts_as_one() -> None:
+    parts = [
+        {"type": "text", "text": "What is it?"},
+        {"type": "image_url", "image_url": {"url": "https://x.test/1.png"}},
+    ]
+    call = make_call(VirtualClock(), messages=[{"role": "user", "content": parts}])
+    assert Estimator().likely(call) > 1000
+    plain = make_call(VirtualClock(), messages=[{"role": "user", "content": parts[:1]}])
+    assert Estimator().likely(plain) < 100
+
+
 @pytest.mark.parametrize("truth", [0.4, 1.0, 3.0])
 def test_it_learns_how_many_tokens_a_model_makes_of_its_callers_bytes(truth: float) -> None:
     estimator, rng, clock = Estimator(), random.Random(3), VirtualClock()

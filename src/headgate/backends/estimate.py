@@ -18,14 +18,22 @@ def tokens_of(size_bytes: int) -> int:
 
 
 def input_tokens(call: Call) -> int:
-    """The whole body's bytes where it is small; else its texts, so that an inlined image is not counted as text."""
-    if len(call.raw) <= _SMALL_BYTES:
-        return tokens_of(len(call.raw))
+    """The whole body's bytes where it is small; else its texts, so that an inlined image is not counted as text.
+
+    Images, sounds and files count for themselves: one that is named by its address has hardly any bytes.
+    """
     body = call.body
+    if len(call.raw) <= _SMALL_BYTES:
+        return tokens_of(len(call.raw)) + (PART_TOKENS * _media(body) if isinstance(body, ChatRequest) else 0)
     if isinstance(body, ChatRequest):
         tools = sum(len(str(tool.function)) for tool in body.tools or ())
         return tokens_of(tools) + sum(MESSAGE_TOKENS + _content(message.content) for message in body.messages)
     return _prompt(body.prompt if isinstance(body, CompletionRequest) else body.input)
+
+
+def _media(body: ChatRequest) -> int:
+    contents = [message.content for message in body.messages if isinstance(message.content, list)]
+    return sum("text" not in part for content in contents for part in content)
 
 
 def _content(content: str | list[dict[str, Any]] | None) -> int:
