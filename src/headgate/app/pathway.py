@@ -42,7 +42,7 @@ class Pathway:
     def use(self, config: Config) -> None:
         """New settings, from now on."""
         self.gateway.admission.use(config.admission, gate_settings(config.admission))
-        self.gates.use(gate_settings(config.admission), _fixed(config))
+        self.gates.use(gate_settings(config.admission), _fixed(config), config.capacity)
         self.retries.use(config.retries)
 
 

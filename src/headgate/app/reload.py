@@ -56,10 +56,10 @@ class Reloader:
             self._log.event(names.CONFIG_REFUSED, "error", error=str(error), note="the last good one stays in force")
             return False
         self._parts.meter.prices = prices
-        self._parts.path.use(config)
         self._log.level = config.log.level
         restart = [name for name in _FIXED if getattr(config, name) != getattr(self._config, name)]
         self._config = structs.replace(config, **{name: getattr(self._config, name) for name in _FIXED})
+        self._parts.path.use(self._config)
         self._log.event(
             names.CONFIG_RELOADED,
             models=len(self._parts.gateway.routes.exact),

@@ -17,11 +17,15 @@ class Gates:
         self._fixed: Mapping[str, int] = {}
         self._gates: dict[str, Gate] = {}
 
-    def use(self, settings: GateSettings, fixed: Mapping[str, int]) -> None:
-        """New settings. A gate keeps its queue and those inside, and what it found out unless its kind changes."""
+    def use(self, settings: GateSettings, fixed: Mapping[str, int], adaptive: AdaptiveSettings | None = None) -> None:
+        """New settings. A gate keeps its queue and those inside, and what it found out unless its kind changes, or the
+        bounds of what it may find.
+        """
         before, self._settings, self._fixed = self._fixed, settings, fixed
+        bounds = adaptive or self._adaptive
+        moved, self._adaptive = bounds != self._adaptive, bounds
         for name, gate in self._gates.items():
-            same = fixed.get(name) == before.get(name)
+            same = fixed.get(name) == before.get(name) and not (moved and name not in fixed)
             gate.use(gate.capacity if same else self._capacity(name), settings)
 
     def of(self, backend: str) -> Gate:
