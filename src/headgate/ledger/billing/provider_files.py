@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -171,8 +172,12 @@ def _no_json(file: str, line: int, message: str) -> BadCall:
 
 
 def buckets(file: str, pages: Sequence[tuple[str, Any]], start: str, end: str) -> Iterator[Bucket]:
-    """The buckets of pages `{"data": [{start, end, "results": []}]}`, each once. Raises `BadCall`."""
-    seen: set[float] = set()
+    """The buckets of pages `{"data": [{start, end, "results": []}]}`, each once and one after the other.
+
+    Providers give an empty bucket where there was nothing; so a gap is a page that was not saved, and what it says
+    would be corrected away. Raises `BadCall`.
+    """
+    seen: dict[float, float] = {}
     for where, page in pages:
         prefix = f"{where}: " if where else ""
         data = page.get("data") if isinstance(page, dict) else None
@@ -186,12 +191,19 @@ def buckets(file: str, pages: Sequence[tuple[str, Any]], start: str, end: str) -
             bucket = Bucket(spot.seconds(start), spot.seconds(end), spot, [])
             if bucket.start in seen:
                 raise spot.wrong(f"this bucket stands twice (start {bucket.start:.0f}); keep each page once")
-            seen.add(bucket.start)
+            seen[bucket.start] = bucket.end
             check_span(spot, bucket.start, bucket.end)
             for place, result in enumerate(results):
                 fields = result if isinstance(result, dict) else {}
                 bucket.results.append(Spot(file, f"{spot.where}.results[{place}]", fields))
             yield bucket
+    for (_, end_before), (start_after, _) in pairwise(sorted(seen.items())):
+        if start_after != end_before:
+            raise BadCall(
+                f"{file}: the buckets do not follow each other: one ends at {end_before:.0f}, the next begins at "
+                f"{start_after:.0f}; save every page ('next_page'), of one bucket width",
+                code="bad_file",
+            )
 
 
 def check_span(spot: Spot, start: float, end: float) -> None:
