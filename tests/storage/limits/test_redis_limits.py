@@ -54,6 +54,30 @@ def test_a_killed_server_is_overloaded_and_its_return_is_noticed() -> None:
     asyncio.run(main())
 
 
+def test_an_end_that_the_server_will_not_take_holds_up_no_others(redis_url: str, prefix: str) -> None:
+    async def main() -> None:
+        limiter = RedisLimiter.at(redis_url, SystemClock(), 20.0, prefix)
+        bad, good = (Plan(places=(Place(key=key, limit=10_000),)) for key in ("bad", "good"))
+        with redis.Redis.from_url(redis_url) as admin:
+            admin.set(f"{prefix}p:bad", "no set")
+            try:
+                limiter.settle("bad", bad, Cost(), Cost())
+                for first in range(0, 2_000, 500):
+                    claims = [f"good-{number}" for number in range(first, first + 500)]
+                    await asyncio.gather(*[limiter.reserve(claim, good, Cost(), 600.0) for claim in claims])
+                for number in range(2_000):
+                    limiter.settle(f"good-{number}", good, Cost(), Cost())
+                async with asyncio.timeout(5.0):
+                    while admin.zcard(f"{prefix}p:good"):
+                        await asyncio.sleep(0.02)
+            finally:
+                admin.delete(f"{prefix}p:bad")
+                await limiter.aclose()
+        assert limiter.lost_settlements == 0
+
+    asyncio.run(main())
+
+
 def test_a_server_that_says_nothing_is_given_up_in_time_and_what_it_hears_late_takes_nothing() -> None:
     async def main() -> None:
         server, url = servers.start_redis()

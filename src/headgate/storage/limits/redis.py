@@ -32,15 +32,16 @@ CONNECTIONS = 32
 PREFIX = "headgate:"
 _CHUNK = 500
 """Accounts of one script: what others wait for meanwhile stays below some milliseconds."""
-_REFUSALS_MAX = 20
-"""How often a settlement is tried that the server answers with an error."""
+_REFUSED_S = 300.0
+"""How long a settlement is tried that the server answers with an error: a failover, or a full server, ends sooner."""
 
 
 class _Settlement(Struct):
     claim: str
     arguments: list[object]
     """Of the script; its last but one says whether this is surely the first try."""
-    refusals: int = 0
+    refused_at: float | None = None
+    """When the server answered it with an error first."""
 
 
 _SURE = -2
@@ -60,6 +61,7 @@ class RedisLimiter:
         scripts: Scripts | None = None,
     ) -> None:
         self._client = client
+        self._clock = clock
         self._pipelines = Pipelines(client, timeout_s, clock)
         self._evaluate = self._pipelines.evaluate
         self._timeout_s = timeout_s
@@ -176,7 +178,8 @@ class RedisLimiter:
             for entry in batch:
                 entry.arguments[_SURE] = 0
             raise
-        return [_outcome(entry, answer) for entry, answer in zip(batch, answers, strict=True)]
+        now = self._clock.monotonic()
+        return [_outcome(entry, answer, now) for entry, answer in zip(batch, answers, strict=True)]
 
     async def _pipeline(self, command: list[str], batch: Sequence[_Settlement]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
@@ -205,11 +208,12 @@ class RedisLimiter:
         return await self._told(bound())
 
 
-def _outcome(entry: _Settlement, answer: object) -> Outcome:
+def _outcome(entry: _Settlement, answer: object, now: float) -> Outcome:
     if not isinstance(answer, Exception):
         return "written"
-    entry.refusals += 1
-    return "again" if entry.refusals < _REFUSALS_MAX else "lost"
+    if entry.refused_at is None:
+        entry.refused_at = now
+    return "again" if now - entry.refused_at < _REFUSED_S else "lost"
 
 
 def _away(problem: str) -> Overloaded:

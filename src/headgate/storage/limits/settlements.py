@@ -69,7 +69,13 @@ class Lane(Generic[E]):
         return batch
 
     def again(self, entries: Sequence[E]) -> None:
+        """Next, in their order."""
         self._waiting.extendleft(reversed(entries))
+        self._bound()
+
+    def later(self, entries: Sequence[E]) -> None:
+        """After all others."""
+        self._waiting.extend(entries)
         self._bound()
 
     def _bound(self) -> None:
@@ -144,10 +150,11 @@ class Settlements(Generic[E]):
                 if outcome != "again":
                     lane.end(entry, lost=outcome == "lost")
             again = [entry for entry, outcome in zip(batch, outcomes, strict=True) if outcome == "again"]
-            lane.again(again)
             self._progress.set()
-            if again:
+            if len(again) < len(batch):  # the server has something against these alone: the others go on
+                lane.later(again)
+                backoff_s = BACKOFF_S[0]
+            else:
+                lane.again(again)
                 await self._clock.sleep(backoff_s)
                 backoff_s = min(BACKOFF_S[1], 2 * backoff_s)
-            else:
-                backoff_s = BACKOFF_S[0]
