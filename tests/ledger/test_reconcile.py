@@ -34,6 +34,7 @@ BOOK = PriceBook(
     "v",
     (
         Price("gpt-4o*", date(2020, 1, 1), 2.5, 10.0, cached=1.25),
+        Price("deep", date(2020, 1, 1), 1.0, 4.0, reasoning=6.0),
         Price("claude*", date(2020, 1, 1), 3.0, 15.0, cached=0.3, cache_write=3.75, cache_write_1h=6.0),
     ),
 )
@@ -183,6 +184,35 @@ def test_what_nobody_of_ours_used_is_named_and_paid_by_whom_one_says(sql_url: st
         assert (report.corrections, report.unclaimed) == (2, ())
         assert {each.tenant for each in await desk.entries()} == {"ops"}
         assert (await desk.compare("openai_completions.csv", apply=True)).corrections == 0
+
+    run(sql_url, work)
+
+
+def test_reasoning_with_a_price_of_its_own_is_no_drift(sql_url: str, tmp_path: Path) -> None:
+    path = tmp_path / "deep.json"
+    result = {"object": "organization.usage.completions.result", "model": "deep", "input_tokens": 100}
+    rows = [{**result, "output_tokens": 20, "project_id": "a"}, {**result, "output_tokens": 40, "project_id": "b"}]
+    path.write_text(json.dumps({"data": [{"start_time": START, "end_time": START + DAY, "results": rows}]}))
+
+    async def work(desk: Desk) -> None:
+        await desk.book(used(0, "deep", Usage(input=200, output=60, reasoning=50)))
+        report = await desk.compare(path, apply=True)
+        assert differences(report) == {("2024-10-04", "deep"): (0, 0, 0, 0, 0)}
+        await desk.book(used(1, "deep", Usage(input=7, output=3, reasoning=2)))
+        report = await desk.compare(path, apply=True)
+        assert differences(report) == {("2024-10-04", "deep"): (-7, 0, 0, -3, -19_000)}
+        assert (await desk.compare(path, apply=True)).corrections == 0
+
+    run(sql_url, work)
+
+
+@pytest.mark.parametrize("apply", [False, True])
+def test_a_file_of_another_backend_takes_nothing_away(sql_url: str, apply: bool) -> None:
+    async def work(desk: Desk) -> None:
+        await desk.book(*OURS)
+        with pytest.raises(BadCall, match="no model that was used on backend 'openai'"):
+            await desk.compare("anthropic_messages.json", provider="anthropic", apply=apply)
+        assert len(await desk.entries()) == len(OURS)
 
     run(sql_url, work)
 

@@ -14,7 +14,18 @@ from headgate.core.usage import Receipt
 from headgate.ledger.billing import anthropic_files, openai_files
 from headgate.ledger.billing.corrections import Amounts, Payer, correction, spread
 from headgate.ledger.billing.provider_files import DAY_S, Parser, ProviderFile, read_text
-from headgate.ledger.billing.reconcile import Comparison, Drift, Ours, Scope, canonical, compare, iso, payers, scope
+from headgate.ledger.billing.reconcile import (
+    Comparison,
+    Drift,
+    Ours,
+    Scope,
+    canonical,
+    compare,
+    iso,
+    payers,
+    scope,
+    strangers,
+)
 from headgate.ledger.billing.store import Estimates, Judged, Store
 from headgate.ledger.prices import PriceTable
 
@@ -82,6 +93,13 @@ class Auditor:
         prices, reports = self._prices(), []
 
         def judge(ours: list[Ours], estimates: Estimates) -> Judged:
+            if strangers(files, covered, ours):
+                raise BadCall(
+                    f"{', '.join(file.name for file in files)}: no model that was used on backend "
+                    f"'{order.backend[:100]}' on those days. Made equal to that, all its use would be taken away; "
+                    "look at the backend, the provider and the file.",
+                    code="bad_file",
+                )
             comparison = compare(files, covered, ours, prices, order.backend)
             found = self._corrections(comparison, ours, estimates, order, name)
             report = _report(order, covered, comparison, notes, found, name)

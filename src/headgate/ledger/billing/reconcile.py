@@ -31,6 +31,8 @@ class Ours(Struct, frozen=True, kw_only=True):
     operation: str
     requests: int
     used: Amounts
+    reasoning: int
+    """The part of output that was thought; providers' files do not tell it apart."""
     unpriced: int
 
 
@@ -100,6 +102,12 @@ def scope(files: Sequence[ProviderFile], now: float) -> tuple[Scope, list[str]]:
     return Scope(first=first, end=end, operations=operations, tokens=bool(usage), money=bool(costs)), notes
 
 
+def strangers(files: Sequence[ProviderFile], covered: Scope, ours: Sequence[Ours]) -> bool:
+    """Whether we have used something, and none of it is in the files: of another backend, or key."""
+    theirs = {canonical(row.model) for file in files for row in file.rows if covered.first <= row.day < covered.end}
+    return bool(ours) and theirs.isdisjoint(canonical(part.upstream_model) for part in ours)
+
+
 def compare(
     files: Sequence[ProviderFile], covered: Scope, ours: Sequence[Ours], prices: PriceTable, backend: str
 ) -> Comparison:
@@ -159,7 +167,7 @@ def _drift(
     if covered.money:
         money = int((sum((row.usd for row in rows), Decimal(0)) * NANOS).to_integral_value())
     else:
-        money = _priced(day, rows, [part.upstream_model for part in parts], prices, backend)
+        money = _priced(day, rows, parts, prices, backend)
     requests = sum(part.requests for part in parts)
     rounding = billed == used and money is not None and abs(money - used.nanos) <= requests + len(rows)
     nanos = used.nanos if money is None or rounding else money
@@ -174,20 +182,22 @@ def _drift(
     )
 
 
-def _priced(day: int, rows: Sequence[Billed], names: Sequence[str], prices: PriceTable, backend: str) -> int | None:
-    """What their tokens cost by our book; None where it lists neither their name of the model nor ours."""
-    nanos = 0
+def _priced(day: int, rows: Sequence[Billed], parts: Sequence[Ours], prices: PriceTable, backend: str) -> int | None:
+    """What their tokens cost by our book; None where it lists neither their name of the model nor ours.
+
+    As much of their output is reasoning as of ours: where that has a price of its own, we alone know how much it was.
+    """
+    nanos, thoughts = 0, max(0, sum(part.reasoning for part in parts))
     for row in rows:
-        found = (prices.find(backend, name, float(day * DAY_S)) for name in (row.model, *names))
+        names = (row.model, *(part.upstream_model for part in parts))
+        found = (prices.find(backend, name, float(day * DAY_S)) for name in names)
         price = next((each for each in found if each is not None), None)
         if price is None:
             return None
-        nanos += price.cost_nanos(_usage(row), row.hour_writes)
+        reasoning = min(thoughts, row.output)
+        thoughts -= reasoning
+        nanos += price.cost_nanos(Usage(row.input, row.cached, row.cache_write, row.output, reasoning), row.hour_writes)
     return nanos
-
-
-def _usage(row: Billed) -> Usage:
-    return Usage(input=row.input, cached=row.cached, cache_write=row.cache_write, output=row.output)
 
 
 def by_model(drifts: Iterable[Drift]) -> list[Drift]:

@@ -233,6 +233,7 @@ def _ours(db: Connection, backend: str, covered: Scope) -> list[Ours]:
             operation=row["group_3"],
             requests=int(row["requests"]),
             unpriced=int(row["unpriced"]),
+            reasoning=whole(row, "reasoning"),
             used=_amounts(partial(whole, row)),
         )
         for row in db.execute(statement).mappings()
