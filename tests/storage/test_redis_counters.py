@@ -7,7 +7,6 @@ import socket
 import pytest
 import redis
 
-from headgate.core.counters import Take
 from headgate.core.errors import Overloaded
 from headgate.storage.counters.memory import MemoryCounters
 from headgate.storage.counters.open import open_counters
@@ -21,10 +20,10 @@ def test_a_server_that_forgot_the_scripts_is_told_them_again(redis_url: str) -> 
     async def main() -> None:
         counters = RedisCounters.at(redis_url, timeout_s=20.0, prefix=f"test-{secrets.token_hex(6)}:")
         try:
-            assert (await counters.take([Take("a", 6, 10, 1e-6)])).allowed
+            assert await counters.acquire("a", "one", 1, 60)
             with redis.Redis.from_url(redis_url) as admin:
                 admin.script_flush()
-            assert not (await counters.take([Take("a", 6, 10, 1e-6)])).allowed
+            assert not await counters.acquire("a", "two", 1, 60)
         finally:
             await counters.aclose()
 
@@ -37,8 +36,6 @@ def test_nothing_stays_on_the_server_longer_than_it_means_something(redis_url: s
     async def main() -> None:
         counters = RedisCounters.at(redis_url, timeout_s=20.0, prefix=prefix)
         try:
-            await counters.take([Take("a", 6, 10, 0.1)])
-            await counters.take([Take("full", -6, 10, 0.1)])
             await counters.acquire("a", "holder", 1, 60)
             await counters.acquire("a", "brief", 2, 1)
             await counters.incr("n", 1, 60)
@@ -48,7 +45,7 @@ def test_nothing_stays_on_the_server_longer_than_it_means_something(redis_url: s
     asyncio.run(main())
     with redis.Redis.from_url(redis_url) as admin:
         left = {key: admin.pttl(key) for key in admin.scan_iter(match=prefix + "*")}
-    assert {key.removeprefix(prefix.encode()) for key in left} == {b"b:a", b"l:a", b"v:n"}
+    assert {key.removeprefix(prefix.encode()) for key in left} == {b"l:a", b"v:n"}
     assert all(0 < milliseconds <= 60_100 for milliseconds in left.values())
     assert left[f"{prefix}l:a".encode()] > 1_000
 
@@ -58,16 +55,16 @@ def test_a_dead_server_is_overloaded_and_its_return_is_noticed() -> None:
         server, url = servers.start_redis()
         counters = RedisCounters.at(url, timeout_s=20.0)
         try:
-            assert (await counters.take([Take("a", 1, 10, 1)])).allowed
+            assert await counters.acquire("a", "one", 2, 60)
             server.kill()
             for _ in range(3):
                 with pytest.raises(Overloaded, match="counter store") as caught:
-                    await counters.take([Take("a", 1, 10, 1)])
+                    await counters.acquire("a", "one", 2, 60)
                 assert caught.value.retry_after
                 assert caught.value.code == "counters_unavailable"
             again, _ = servers.start_redis(int(url.rpartition(":")[2].partition("/")[0]))
             server.stop()
-            assert (await counters.take([Take("a", 1, 10, 1)])).allowed
+            assert await counters.acquire("a", "one", 2, 60)
             again.stop()
         finally:
             await counters.aclose()

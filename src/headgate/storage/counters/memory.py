@@ -4,17 +4,15 @@ No method waits for anything, which is what makes each atomic.
 """
 
 import heapq
-import math
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from headgate.core.clock import Clock
-from headgate.core.counters import Decision, Take, check_takes, check_ttl, check_value
+from headgate.core.counters import check_ttl, check_value
 from headgate.core.errors import Overloaded
-from headgate.storage.counters.bucket import decide, leaked
 
 KEYS_MAX = 1_000_000
-"""Keys of each kind: some 300 MB at worst. A bucket that is full again, like all that expired, is no key any more."""
+"""Keys of each kind: some 300 MB at worst. What expired is no key any more."""
 _SWEEP = 4
 """Expired keys dropped with each new one: more than come in, so none pile up."""
 _INT64 = 2**63
@@ -87,35 +85,13 @@ class MemoryCounters:
 
     def __init__(self, clock: Clock, keys_max: int = KEYS_MAX) -> None:
         self._clock = clock
-        self._buckets: _Expiring[tuple[float, float]] = _Expiring(keys_max)
-        """Level, and the time at which it was so."""
         self._leases: _Expiring[dict[str, float]] = _Expiring(keys_max)
         """The end of each holder's place."""
         self._values: _Expiring[bytes] = _Expiring(keys_max)
 
     def __len__(self) -> int:
         """Keys held, expired ones not yet swept included."""
-        return len(self._buckets) + len(self._leases) + len(self._values)
-
-    async def take(self, takes: Sequence[Take], *, force: bool = False) -> Decision:
-        check_takes(takes)
-        now = self._clock.monotonic()
-        levels = [self._level(take, now) for take in takes]
-        decision, after = decide(takes, levels, force)
-        if decision.allowed:
-            self._buckets.room([take.key for take, level in zip(takes, after, strict=True) if level > 0], now)
-            for take, level in zip(takes, after, strict=True):
-                if level > 0:
-                    # At least the next time there is: a leak shorter than the clock's steps does not end at once.
-                    full_at = max(now + level / take.refill_per_s, math.nextafter(now, math.inf))
-                    self._buckets.put(take.key, (level, now), full_at)
-                else:
-                    self._buckets.drop(take.key, now)
-        return decision
-
-    def _level(self, take: Take, now: float) -> float:
-        level, at = self._buckets.get(take.key, now) or (0.0, now)
-        return leaked(level, now - at, take.refill_per_s)
+        return len(self._leases) + len(self._values)
 
     async def acquire(self, key: str, holder: str, limit: int, ttl_s: float) -> bool:
         check_ttl(ttl_s)

@@ -5,7 +5,7 @@ The server should not evict (`maxmemory-policy noeviction`): a limit that is evi
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -13,10 +13,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from headgate.core.counters import Decision, Take, check_takes, check_ttl, check_value
+from headgate.core.counters import check_ttl, check_value
 from headgate.core.errors import Overloaded
 from headgate.storage.counters import scripts
-from headgate.storage.counters.bucket import SLACK, decision
 from headgate.storage.errors import StorageError
 
 TIMEOUT_S = 1.0
@@ -50,16 +49,6 @@ class RedisCounters:
             # The URL may hold a password: only what was wrong with it is said.
             raise StorageError(f"storage.counters: {error}; write redis://host:port/0") from error
         return cls(Redis.from_pool(pool), timeout_s, prefix)
-
-    async def take(self, takes: Sequence[Take], *, force: bool = False) -> Decision:
-        check_takes(takes)
-        if not takes:
-            return Decision(True, ())
-        numbers: list[object] = [int(force), repr(SLACK)]
-        for take in takes:
-            numbers += [repr(float(take.cost)), repr(float(take.capacity)), repr(float(take.refill_per_s))]
-        flat = await self._run(scripts.TAKE, [f"b:{take.key}" for take in takes], numbers)
-        return decision(takes, [float(level) for level in flat[::2]], [float(wait) for wait in flat[1::2]])
 
     async def acquire(self, key: str, holder: str, limit: int, ttl_s: float) -> bool:
         check_ttl(ttl_s)

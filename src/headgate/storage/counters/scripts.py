@@ -1,7 +1,7 @@
 """What Redis runs for the counters: each script is one round trip, and atomic.
 
-Time is the server's (`TIME`), never a caller's: replicas whose clocks differ would otherwise refill the same bucket
-twice. Numbers are stored with 17 digits, since Lua's own conversion keeps only 14.
+Time is the server's (`TIME`), never a caller's: replicas whose clocks differ would otherwise free the same place
+twice.
 """
 
 import hashlib
@@ -20,47 +20,6 @@ class Script(Struct, frozen=True):
 
 
 _NOW = "local t = redis.call('TIME'); local now = t[1] * 1000000 + t[2]\n"
-
-TAKE = Script.of(
-    _NOW
-    + """
--- KEYS: buckets. ARGV: force, slack, then cost, capacity, refill per second of each. The sums of bucket.py.
--- Returns level and wait of each bucket, as text; a wait above zero anywhere means that nothing was taken.
-local function text(x) return string.format('%.17g', x) end
-local levels, waits, refused = {}, {}, false
-for i, key in ipairs(KEYS) do
-  local cost, capacity = tonumber(ARGV[3 * i]), tonumber(ARGV[3 * i + 1])
-  local refill = tonumber(ARGV[3 * i + 2])
-  local kept = redis.call('HMGET', key, 'l', 't')
-  local level = 0
-  if kept[1] then
-    local elapsed = math.max(0, now - tonumber(kept[2])) / 1000000
-    level = math.max(0, tonumber(kept[1]) - elapsed * refill)
-  end
-  local over, wait = level + cost - capacity, 0
-  if ARGV[1] == '0' and cost > 0 and over > capacity * tonumber(ARGV[2]) then
-    wait = cost > capacity * (1 + ARGV[2]) and math.huge or over / refill
-    refused = true
-  end
-  levels[i], waits[i] = level, wait
-end
-local out = {}
-for i, key in ipairs(KEYS) do
-  if not refused then
-    local refill = tonumber(ARGV[3 * i + 2])
-    levels[i] = math.max(0, levels[i] + tonumber(ARGV[3 * i]))
-    if levels[i] > 0 then
-      redis.call('HSET', key, 'l', text(levels[i]), 't', text(now))
-      redis.call('PEXPIRE', key, string.format('%.0f', math.min(1e14, math.ceil(levels[i] / refill * 1000) + 1)))
-    else
-      redis.call('DEL', key)
-    end
-  end
-  out[2 * i - 1], out[2 * i] = text(levels[i]), text(waits[i])
-end
-return out
-"""
-)
 
 ACQUIRE = Script.of(
     _NOW
