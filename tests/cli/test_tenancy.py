@@ -79,6 +79,12 @@ def test_limits_are_set_replaced_shown_and_removed(shell: Shell) -> None:
     ok(shell, "limits", "models", "--organization", "--allow", "gpt-*", "--deny", "gpt-4*")
     policy = data(shell, "limits", "show", "--organization")
     assert policy == {"models": ["gpt-*"], "denied_models": ["gpt-4*"]}
+    assert "--all" in refused(shell, "limits", "models", "--organization")
+    assert "--all" in refused(shell, "limits", "models", "--organization", "--all", "--deny", "gpt-4*")
+    assert data(shell, "limits", "show", "--organization") == policy
+    assert data(shell, "limits", "models", "--organization", "--all") == {}
+    assert '{"models":null,"denied_models":null}' in ok(shell, "audit", "tail", "-n", "1")
+    assert "--requests-per-minute" in refused(shell, *set_)
     for wrong in (("--requests-per-minute", "-5"), ("--tokens-per-minute", "9" * 30), ("--concurrency", "0")):
         assert "limits[" in refused(shell, *set_, *wrong)
     assert "no project 'nobody'" in refused(shell, "limits", "show", "--project", "nobody")

@@ -153,6 +153,7 @@ BAD: list[tuple[Policy, str]] = [
     (Policy(budgets=(Budget(amount=5, raised_by=1.0),)), "budgets[0].raised_until"),
     (Policy(budgets=(Budget(amount=5, raised_until=float("nan")),)), "budgets[0].raised_until"),
     (Policy(budgets=(Budget(amount=5, raised_until=1e300),)), "budgets[0].raised_until"),
+    (Policy(budgets=(Budget(amount=0.5, unit="tokens"),)), "budgets[0].amount"),
     (Policy(models=("",)), "models[0]"),
     (Policy(denied_models=("ok", "a\ud800")), "denied_models[1]"),
     (Policy(weight=-1.0), "weight"),

@@ -39,7 +39,10 @@ async def _tail(options: argparse.Namespace, tenancy: Tenancy) -> int:
 
 
 def _row(entry: Entry) -> list[str]:
-    change = msgspec.json.encode(entry.after or entry.before or {}).decode()
+    if entry.after is None:
+        change = "was " + msgspec.json.encode(entry.before).decode()
+    else:  # what it is now: null where something was taken away
+        change = msgspec.json.encode({**dict.fromkeys(entry.before or ()), **entry.after}).decode()
     if len(change) > DETAILS_MAX:
         change = change[: DETAILS_MAX - 1] + "…"
     return [shown_time(entry.at), entry.actor, entry.type, entry.project or "-", entry.target, change]

@@ -177,7 +177,10 @@ def _told(options: argparse.Namespace, whose: Owner, policy: Policy) -> int:
     lines = [table(head, [_row(budget) for budget in policy.budgets])] if policy.budgets else []
     if policy.velocity is not None:
         watch = policy.velocity
-        lines.append(f"Stopped for {watch.stop_s} s at {watch.times:g} times the usual spend of {watch.window_s} s.")
+        lines.append(
+            f"Watched: whoever spends more than {watch.times:g} times as fast as usual over {watch.window_s} s "
+            f"is stopped for {watch.stop_s} s."
+        )
     return tell(options, policy, "\n".join(lines) or f"The {whose.level} {whose.id} has no budgets of its own.")
 
 

@@ -6,7 +6,7 @@ from msgspec import structs
 
 from headgate.cli.common import Commands, add, table
 from headgate.cli.tenants import command, owner, owner_options, tell
-from headgate.core.errors import NotFound
+from headgate.core.errors import BadCall, NotFound
 from headgate.core.policy import Limit, Period, Policy, Unit
 from headgate.tenancy import edits
 from headgate.tenancy.policies import Owner
@@ -50,12 +50,15 @@ def add_parser(commands: Commands) -> None:
     )
     models.add_argument("--allow", action="append", metavar="PATTERN", help="only these; may be repeated")
     models.add_argument("--deny", action="append", metavar="PATTERN", help="not these; may be repeated")
+    models.add_argument("--all", action="store_true", help="every one: no lists any more")
     for parser, run in ((setting, _set), (showing, _show), (removing, _remove), (models, _models)):
         owner_options(parser)
         command(parser, run)
 
 
 async def _set(options: argparse.Namespace, tenancy: Tenancy) -> int:
+    if all(getattr(options, name) is None for name in _AMOUNTS):
+        raise BadCall(f"Give at least one of: {', '.join('--' + name.replace('_', '-') for name in _AMOUNTS)}.")
     limits = [
         Limit(
             unit=unit,
@@ -98,6 +101,10 @@ async def _remove(options: argparse.Namespace, tenancy: Tenancy) -> int:
 
 
 async def _models(options: argparse.Namespace, tenancy: Tenancy) -> int:
+    """What is given replaces both lists; giving nothing by mistake must not lift them."""
+    if options.all is bool(options.allow or options.deny):
+        raise BadCall("Give --allow and --deny, or --all to lift both lists. To see them: headgate limits show.")
+
     def edit(policy: Policy) -> Policy:
         allowed = tuple(options.allow) if options.allow else None
         return structs.replace(policy, models=allowed, denied_models=tuple(options.deny or ()))

@@ -93,7 +93,8 @@ def later(text: str) -> float:
 
 
 def shown_time(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
+    """In UTC; nothing for what has been there since before anyone counted, such as the project `default`."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M") if at else "-"
 
 
 def tell(options: argparse.Namespace, value: object, text: str) -> int:

@@ -166,6 +166,8 @@ def _check_limit(field: str, limit: Limit) -> None:
 def _check_budget(field: str, budget: Budget) -> None:
     if budget.unit == "usd" and budget.amount + budget.raised_by > MONEY_MAX:
         raise ValueError(f"{field}.amount: at most {MONEY_MAX} dollars; split the budget")
+    if budget.unit == "tokens" and (budget.amount % 1 or budget.raised_by % 1):
+        raise ValueError(f"{field}.amount: tokens are counted whole; give a whole number")
     if "downgrade" in {budget.at_limit, budget.at_soft} and not budget.downgrade_to:
         raise ValueError(f"{field}.downgrade_to: name the cheaper model to use instead")
     if budget.at_soft == "downgrade" and budget.soft is None:

@@ -119,7 +119,7 @@ def check(policy: Policy, level: Level, prefix: str = "") -> None:
     except msgspec.ValidationError as error:
         place = _PLACE.match(str(error))
         what, path = (place["what"], place["path"]) if place else (str(error), "")
-        what = what.replace("`", "'")
+        what = what.replace("`", "'").replace("Expected", "expected")
         raise BadCall(
             f"Invalid value for '{prefix}{path}': {what}.", param=prefix + path, code="invalid_value"
         ) from None
