@@ -240,6 +240,24 @@ def test_an_answer_that_is_no_json_passes_with_its_type_and_is_replayed_with_it(
     assert (page.body, page.headers["content-type"]) == (b"<html>Bad Gateway</html>", "text/html")
 
 
+def test_events_that_nobody_asked_to_stream_pass_as_a_whole_and_are_counted(house: House) -> None:
+    got = house.post("/passthrough/up/audio/speech", {"model": "bytes:is=newer", "stream_format": "sse"})
+    assert (got.status, got.body, got.headers["content-type"]) == (200, RESPONSE_STREAM, "text/event-stream")
+    assert "content-length" in got.headers
+    entry = house.entry(got.id)
+    assert (entry["input_tokens"], entry["output_tokens"], entry["estimated"]) == (11, 5, 0)
+
+
+def test_a_refusal_of_the_model_server_is_told_as_anywhere(house: House) -> None:
+    got = house.post("/passthrough/up/rerank", {"model": "status:code=400"})
+    assert got.status == 400
+    assert json.loads(got.body)["error"]["message"].endswith("upstream says 400")
+    assert house.entry(got.id)["outcome"] == "failed"
+    got = house.post("/passthrough/up/rerank", {"model": "echo_key:code=403"})
+    assert got.status >= 400
+    assert b"sk-upstream-secret" not in got.body
+
+
 def test_a_key_for_retries_counts_for_one_path(house: House) -> None:
     body = {"model": "told", "told": {"a": 1}}
     before = house.asked()

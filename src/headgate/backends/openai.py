@@ -12,7 +12,7 @@ from headgate.backends.http.address import Origin, Resolver, parse_base_url, res
 from headgate.backends.http.client import HttpClient, request_head, tls_context
 from headgate.backends.http.exchange import Exchange
 from headgate.backends.http.pool import PoolCounts, PoolSettings
-from headgate.backends.openai_answer import Passing, Undecodable, error_in, read_body, usage_anywhere
+from headgate.backends.openai_answer import Passing, Undecodable, error_in, read_body, usage_of_whole
 from headgate.backends.openai_errors import error_for
 from headgate.backends.openai_models import read_models
 from headgate.backends.openai_stream import Expectation, FrameReader, Relay
@@ -158,7 +158,7 @@ class OpenAIBackend:
             return Answer(stream=passing, progress=progress, headers=headers, close=passing.aclose)
         data = await exchange.read_all(limit)
         kind = exchange.header(b"content-type") or b""
-        usage = usage_anywhere(data, body.input_tokens) if b"json" in kind.lower() else None
+        usage = usage_of_whole(data, kind, body.input_tokens)
         if usage is None:
             usage = Usage(input=body.input_tokens, estimated=True)
         progress.output_tokens = usage.output

@@ -200,6 +200,19 @@ def usage_anywhere(data: bytes, input_estimate: int) -> Usage | None:
     )
 
 
+def usage_of_whole(data: bytes, content_type: bytes, input_estimate: int) -> Usage | None:
+    """The usage that a whole answer tells: JSON, or events that came although `stream` was not asked for."""
+    kind = content_type.lower()
+    if b"json" in kind:
+        return usage_anywhere(data, input_estimate)
+    if not kind.startswith(b"text/event-stream"):
+        return None
+    decoder, usage = SseDecoder(len(data) + 1), None
+    for event in (*decoder.feed(data), *decoder.finish()):
+        usage = usage_anywhere(event.data, input_estimate) or usage
+    return usage
+
+
 def _either(usage: dict[str, Any], older: str, newer: str) -> int | None:
     return _figure(usage.get(older, usage.get(newer)))
 
