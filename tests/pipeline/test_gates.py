@@ -10,11 +10,15 @@ from headgate.app.config import Config, Environment
 from headgate.app.home import Home
 from headgate.app.reload import Reloader
 from headgate.core.clock import SystemClock
+from headgate.core.events import Text
+from headgate.core.target import Route, RouteTable, Target
+from headgate.pipeline.admission import AdmissionSettings
 from headgate.pipeline.capacity import AdaptiveSettings
 from headgate.pipeline.gate import GateSettings
 from headgate.pipeline.gates import Gates
 from headgate.telemetry.log import Log
 from tests.clock import VirtualClock
+from tests.pipeline.spine import Spine, Telling, hangs, until
 
 
 def test_new_bounds_of_what_is_found_reach_the_gates_that_find_it_and_no_others() -> None:
@@ -26,6 +30,33 @@ def test_new_bounds_of_what_is_found_reach_the_gates_that_find_it_and_no_others(
     assert found.capacity is kept
     gates.use(GateSettings(), {"set": 7}, AdaptiveSettings(initial=50, max=60))
     assert (found.limit, fixed.limit, gates.of("other").limit) == (50, 7, 50)
+
+
+def test_calls_that_wait_for_one_backend_do_not_keep_out_those_of_another(tmp_path: Path) -> None:
+    async def main() -> None:
+        slow, idle = Telling("slow", hangs(Text("x"))), Telling("idle", hangs(Text("y")))
+        spine = Spine(tmp_path, [slow, idle], settings=AdmissionSettings(concurrency=3))
+        spine.gateway.routes = RouteTable(1, {name: Route(name, (Target(name, "*"),)) for name in ("slow", "idle")})
+        spine.path.gates.use(GateSettings(), {"slow": 1})
+        inside = await spine.handle(model="slow")
+        async with asyncio.TaskGroup() as group:
+            waiting = [group.create_task(spine.handle(model="slow")) for _ in range(3)]
+            await until(lambda: spine.path.gates.waiting()["slow"] == 3)
+            others = [await spine.handle(model="idle") for _ in range(2)]
+            # The server is full now: who is not at a backend's gate yet waits at its door.
+            late = group.create_task(spine.handle(model="idle"))
+            await until(lambda: spine.admission.gate.waiting == 1)
+            assert spine.admission.gate.active == 3
+            waiting[2].cancel()
+            await inside.aclose()
+            for task in waiting[:2]:
+                await (await task).aclose()
+            await others[0].aclose()
+            await (await late).aclose()
+        await others[1].aclose()
+        spine.at_rest()
+
+    asyncio.run(main())
 
 
 def test_what_needs_a_restart_changes_no_gate_before_it(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class AdmissionSettings(CostingSettings, frozen=True, forbid_unknown_fields=True
     """Limits of the whole process, and the defaults of a key without limits of its own."""
 
     concurrency: _Limit = 1_000
-    """Calls in progress at once; more wait."""
+    """Calls in progress at once; more wait. Those that wait for a backend do not count."""
     queue: _Size = 2_000
     """Calls that may wait; more are refused with 503."""
     queue_wait_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0

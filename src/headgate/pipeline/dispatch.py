@@ -106,7 +106,7 @@ class Dispatch:
     async def _enter(self, lease: Lease, target: Target, hold: Hold) -> Slot:
         """Waits for room at the backend; before that no attempt is on record as begun. Raises `Overloaded`."""
         try:
-            slot = await self.gates.of(target.backend).enter(lease.ticket)
+            slot = await self.gates.of(target.backend).enter(lease.ticket, lease.slot)
         except BaseException:
             hold.settle()
             raise

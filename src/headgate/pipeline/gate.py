@@ -49,7 +49,7 @@ class Ticket(Struct, frozen=True):
 class Slot:
     """Room for one call at the backend. Leave it once; leaving again does nothing."""
 
-    __slots__ = ("_gate", "cost", "entered", "in_flight", "left", "waited_s")
+    __slots__ = ("_gate", "cost", "entered", "in_flight", "left", "paused", "waited_s")
 
     def __init__(self, gate: "Gate", cost: float, waited_s: float, now: float) -> None:
         self._gate = gate
@@ -58,10 +58,20 @@ class Slot:
         self.entered = now
         self.in_flight = gate.active
         self.left = False
+        self.paused = 0.0
+        """Since when, on the gate's clock."""
 
     def observe(self, latency_s: float, kind: str = "") -> None:
         """Tells the latency signal as soon as it is known: for a stream at its first piece, not at its end."""
         self._gate.observe(self, latency_s, kind)
+
+    def pause(self) -> None:
+        """Lends the room to others while its call waits for something else; `resume` must follow."""
+        self._gate.lend(self)
+
+    def resume(self) -> None:
+        """Goes on at once, even where others have come in: then there is one more than the limit for a while."""
+        self._gate.take_back(self)
 
     def leave(self, latency_s: float | None = None, ok: bool = True, kind: str = "") -> None:
         """Gives the slot back. `ok=False`: the backend timed out or refused the call as too much (429, 503).
@@ -159,13 +169,17 @@ class Gate:
         self._queue.ageing_s = settings.ageing_s
         self._let_in()
 
-    async def enter(self, ticket: Ticket) -> Slot:
-        """Raises `Overloaded` with `queue_full` or `queue_timeout` and the time after which to try again."""
+    async def enter(self, ticket: Ticket, held: Slot | None = None) -> Slot:
+        """Raises `Overloaded` with `queue_full` or `queue_timeout` and the time after which to try again.
+
+        `held` is the call's slot at another gate, which others may use while the call waits here: else those that wait
+        for one backend would keep out those that another could serve.
+        """
         now = self._clock.monotonic()
         if self.active < self.capacity.limit and not self._queue:
             self.active += 1
             return Slot(self, ticket.cost_tokens, 0.0, now)
-        return await self._wait(ticket, now)
+        return await self._wait(ticket, now, held)
 
     def expected_wait(self, ticket: Ticket) -> float:
         """Seconds such a call would wait if it came now: what is before it in fair order, at the rate measured."""
@@ -191,6 +205,18 @@ class Gate:
         if self._queue:
             self._let_in()
 
+    def lend(self, slot: Slot) -> None:
+        """For `Slot.pause`."""
+        slot.paused = self._clock.monotonic()
+        self.active -= 1
+        if self._queue:
+            self._let_in()
+
+    def take_back(self, slot: Slot) -> None:
+        """For `Slot.resume`."""
+        slot.entered += self._clock.monotonic() - slot.paused
+        self.active += 1
+
     def give_back(self, slot: Slot, latency_s: float | None, ok: bool, kind: str) -> None:
         """For `Slot.leave`."""
         now = self._clock.monotonic()
@@ -205,8 +231,10 @@ class Gate:
         if self._queue:
             self._let_in()
 
-    async def _wait(self, ticket: Ticket, now: float) -> Slot:
+    async def _wait(self, ticket: Ticket, now: float, held: Slot | None) -> Slot:
         waiter = self._line_up(ticket, now)
+        if held is not None:
+            held.pause()
         try:
             async with asyncio.timeout(waiter.until - now):
                 return await waiter.place
@@ -219,6 +247,9 @@ class Gate:
             if isinstance(error, TimeoutError):
                 raise self._too_late(waiter) from error
             raise
+        finally:
+            if held is not None:
+                held.resume()
 
     def _line_up(self, ticket: Ticket, now: float) -> _Waiter:
         left = max(0.0, ticket.deadline.at - now)

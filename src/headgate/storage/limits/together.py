@@ -17,7 +17,6 @@ from headgate.storage.limits.memory import MemoryLimiter
 from headgate.storage.limits.open import open_limiter
 from headgate.storage.limits.replicas import Replicas
 
-
 _FIRST = Plan(rates=(Rate(key="start", amount=1e6, window_s=1.0, burst=1e6),))
 
 
