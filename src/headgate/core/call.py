@@ -29,6 +29,8 @@ class Call(Struct, frozen=True, kw_only=True):
     deadline: Deadline
     received: float
     """Monotonic seconds at which the request was complete."""
+    backend: str | None = None
+    """The only backend it may go to, where the caller named one (passthrough); else the route table says."""
     credential: str | None = None
     """The API key as sent. Only `pipeline/auth` reads it; it is never logged."""
     client: str = ""

@@ -154,7 +154,6 @@ class PassthroughRequest(EmbeddingRequest, frozen=True, kw_only=True):
 
     input: Prompt = ""
     """Not looked for: `input_tokens` says how much there is."""
-    backend: str
     path: str
     """Below the backend's base URL, without a slash in front; checked, so that it cannot leave it."""
     input_tokens: int

@@ -12,7 +12,7 @@ from headgate.pipeline.admission import Admission
 from headgate.pipeline.auth import Auth
 from headgate.pipeline.dispatch import Dispatch
 from headgate.pipeline.meter import Meter
-from headgate.pipeline.route import choose
+from headgate.pipeline.route import choose, named
 
 
 class Gateway:
@@ -83,4 +83,6 @@ class Gateway:
         return reply
 
     def _targets(self, call: Call) -> Sequence[Target]:
+        if call.backend is not None:
+            return named(call, self.dispatch.backends)
         return choose(call, self.routes, self._rng, self.usable)

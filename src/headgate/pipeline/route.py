@@ -1,10 +1,11 @@
 """From the model a caller named to the targets to try, in order. Synchronous and pure."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from headgate.core.call import Call
 from headgate.core.errors import NotFound
+from headgate.core.ports import Backend
 from headgate.core.target import RouteTable, Target
 
 
@@ -33,6 +34,18 @@ def choose(call: Call, table: RouteTable, rng: random.Random, usable: Callable[[
             out.append(target)
     out.sort(key=lambda target: not usable(target.backend))  # stable: the order within each half stays
     return out
+
+
+def named(call: Call, backends: Mapping[str, Backend]) -> list[Target]:
+    """The one target of a call that names its backend. Raises `NotFound` (`backend_not_found`)."""
+    backend = backends.get(call.backend or "")
+    if backend is None or backend.kind != call.dialect:
+        raise NotFound(
+            f"There is no backend '{(call.backend or '')[:100]}' that speaks the dialect of this call. "
+            "The header x-headgate-backend of any answer names one.",
+            code="backend_not_found",
+        )
+    return [Target(backend.name, call.model)]
 
 
 def _weighted_order(targets: tuple[Target, ...], rng: random.Random) -> list[Target]:

@@ -3,20 +3,16 @@
 The call goes the way of every other call; only its target is given by the URL, and its answer passes as it came.
 """
 
-import copy
 import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
-
-from msgspec import structs
 
 from headgate.api.application import Route
 from headgate.api.exchange import JSON, STREAM, Exchange
 from headgate.api.http import Sink
 from headgate.api.once import answer_once
 from headgate.api.relay import Pen, relay
-from headgate.api.services import Services
 from headgate.api.wire.calls import passthrough_call, read_head
 from headgate.api.wire.encoding import DONE
 from headgate.backends.openai import CONTENT_TYPE, PATHS
@@ -24,9 +20,6 @@ from headgate.core.call import Call
 from headgate.core.errors import BadCall, Bug, HeadgateError, NotFound
 from headgate.core.events import Event, Finish, Stream
 from headgate.core.reply import Header, Reply
-from headgate.core.target import Route as ModelRoute
-from headgate.core.target import RouteTable, Target
-from headgate.pipeline.gateway import Gateway
 
 PREFIX = "/passthrough/"
 PATH_MAX = 256
@@ -44,7 +37,6 @@ async def _create(exchange: Exchange) -> None:
         raise BadCall("The query is not passed on; what each call needs belongs in the backend's 'query'.")
     backend, _, path = exchange.request.path.removeprefix(PREFIX).partition("/")
     check_path(path)
-    exchange.services = _towards(exchange.services, backend)
     exchange.sink = _Typed(exchange.sink)
     head = read_head(exchange.request, exchange.request_id, exchange.settings, exchange.services.clock)
     call = passthrough_call(backend, path, head, await exchange.body(int(exchange.settings.max_body_mb * 1024 * 1024)))
@@ -92,22 +84,6 @@ def check_path(path: str) -> None:
             "Ask your administrator.",
             code="unknown_url",
         )
-
-
-def _towards(services: Services, backend: str) -> Services:
-    """The same services, with a gateway whose table sends every model to this backend. Raises `NotFound`."""
-    gateway = services.gateway
-    found = gateway.dispatch.backends.get(backend) if isinstance(gateway, Gateway) else None
-    if not isinstance(gateway, Gateway) or found is None or found.kind != "openai":
-        raise NotFound(
-            f"There is no backend '{backend[:100]}' that speaks OpenAI's dialect. "
-            "The header x-headgate-backend of any answer names one.",
-            code="backend_not_found",
-        )
-    narrowed = copy.copy(gateway)  # the stages are the same ones
-    everything = ModelRoute("*", (Target(backend, "*"),))
-    narrowed.routes = RouteTable(gateway.routes.version, {}, catch_all=everything)
-    return structs.replace(services, gateway=narrowed)
 
 
 async def _produce(heartbeat_s: float, call: Call, reply: Reply, pen: Pen) -> bytes:

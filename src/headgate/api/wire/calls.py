@@ -108,7 +108,6 @@ def passthrough_call(backend: str, path: str, head: Head, raw: bytes) -> Call:
     media = [len(match[0]) for match in _MEDIA.finditer(raw)]
     body = PassthroughRequest(
         model=found.model or path.rpartition("/")[2],
-        backend=backend,
         path=path,
         input_tokens=tokens_of(len(raw) - sum(media)) + PART_TOKENS * len(media),
         max_output=min(max(asked), MAX_OUTPUT) if asked else None,
@@ -116,7 +115,7 @@ def passthrough_call(backend: str, path: str, head: Head, raw: bytes) -> Call:
         user=found.user if isinstance(found.user, str) else None,
         metadata=found.metadata if isinstance(found.metadata, dict) else None,
     )
-    call = _call(head, "passthrough", body, raw, bool(found.stream), False)
+    call = structs.replace(_call(head, "passthrough", body, raw, bool(found.stream), False), backend=backend)
     if head.idempotency_key is None:
         return call
     # A key stands for one request to one endpoint, and here the path says which that is.
