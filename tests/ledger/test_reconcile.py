@@ -206,11 +206,26 @@ def test_reasoning_with_a_price_of_its_own_is_no_drift(sql_url: str, tmp_path: P
     run(sql_url, work)
 
 
+def test_what_passed_through_counts_where_the_file_knows_its_model(sql_url: str) -> None:
+    async def work(desk: Desk) -> None:
+        more = {"operation": "passthrough"}
+        image = used(6, "gpt-image-1", Usage(input=9, output=900), **more)
+        await desk.book(*OURS[:2], used(5, "gpt-4o", Usage(input=200, output=20), **more), image)
+        files = (FILES / "openai_completions.json", FILES / "openai_costs.json")
+        for chosen in (files[:1], files):
+            report = await desk.compare("", files=chosen)
+            found = differences(report)["2024-10-04", "gpt-4o-2024-08-06"]
+            assert found[:4] == (0, 0, 0, 0), "not twice: the provider counts Responses among completions"
+            assert "gpt-image-1" not in {drift.model for drift in report.drifts}
+
+    run(sql_url, work)
+
+
 @pytest.mark.parametrize("apply", [False, True])
 def test_a_file_of_another_backend_takes_nothing_away(sql_url: str, apply: bool) -> None:
     async def work(desk: Desk) -> None:
         await desk.book(*OURS)
-        with pytest.raises(BadCall, match="no model that was used on backend 'openai'"):
+        with pytest.raises(BadCall, match="no model that was used on this backend"):
             await desk.compare("anthropic_messages.json", provider="anthropic", apply=apply)
         assert len(await desk.entries()) == len(OURS)
 

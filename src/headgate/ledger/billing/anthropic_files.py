@@ -17,7 +17,8 @@ from headgate.ledger.billing.provider_files import (
     whole_days,
 )
 
-MESSAGES = ("chat", "completion")
+MESSAGES = ("chat", "completion", "passthrough")
+"""Through the latter go the providers' newer endpoints, such as Responses: their usage is among the same figures."""
 
 
 def parse(file: str, text: str) -> ProviderFile:

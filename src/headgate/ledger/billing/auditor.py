@@ -20,11 +20,11 @@ from headgate.ledger.billing.reconcile import (
     Ours,
     Scope,
     canonical,
+    comparable,
     compare,
     iso,
     payers,
     scope,
-    strangers,
 )
 from headgate.ledger.billing.store import Estimates, Judged, Store
 from headgate.ledger.prices import PriceTable
@@ -93,13 +93,7 @@ class Auditor:
         prices, reports = self._prices(), []
 
         def judge(ours: list[Ours], estimates: Estimates) -> Judged:
-            if strangers(files, covered, ours):
-                raise BadCall(
-                    f"{', '.join(file.name for file in files)}: no model that was used on backend "
-                    f"'{order.backend[:100]}' on those days. Made equal to that, all its use would be taken away; "
-                    "look at the backend, the provider and the file.",
-                    code="bad_file",
-                )
+            ours = comparable(files, covered, ours)
             comparison = compare(files, covered, ours, prices, order.backend)
             found = self._corrections(comparison, ours, estimates, order, name)
             report = _report(order, covered, comparison, notes, found, name)

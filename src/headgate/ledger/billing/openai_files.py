@@ -18,7 +18,8 @@ from headgate.ledger.billing.provider_files import (
     whole_days,
 )
 
-COMPLETIONS = ("chat", "completion")
+COMPLETIONS = ("chat", "completion", "passthrough")
+"""Through the latter go the providers' newer endpoints, such as Responses: their usage is among the same figures."""
 EMBEDDINGS = ("embedding",)
 _OBJECTS: dict[str, tuple[Sort, tuple[str, ...]]] = {
     "organization.usage.completions.result": ("usage", COMPLETIONS),

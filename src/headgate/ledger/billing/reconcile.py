@@ -102,10 +102,23 @@ def scope(files: Sequence[ProviderFile], now: float) -> tuple[Scope, list[str]]:
     return Scope(first=first, end=end, operations=operations, tokens=bool(usage), money=bool(costs)), notes
 
 
-def strangers(files: Sequence[ProviderFile], covered: Scope, ours: Sequence[Ours]) -> bool:
-    """Whether we have used something, and none of it is in the files: of another backend, or key."""
+def comparable(files: Sequence[ProviderFile], covered: Scope, ours: Sequence[Ours]) -> list[Ours]:
+    """Without what passed through to endpoints that usage files do not cover, such as those of images: which they are
+    shows by the models that the files name. Raises `BadCall` where we used something and the files name none of it.
+    """
     theirs = {canonical(row.model) for file in files for row in file.rows if covered.first <= row.day < covered.end}
-    return bool(ours) and theirs.isdisjoint(canonical(part.upstream_model) for part in ours)
+    found = [
+        part
+        for part in ours
+        if part.operation != "passthrough" or not covered.operations or canonical(part.upstream_model) in theirs
+    ]
+    if found and theirs.isdisjoint(canonical(part.upstream_model) for part in found):
+        raise BadCall(
+            f"{', '.join(file.name for file in files)}: no model that was used on this backend on those days. Made "
+            "equal to that, all its use would be taken away; look at the backend, the provider and the file.",
+            code="bad_file",
+        )
+    return found
 
 
 def compare(
