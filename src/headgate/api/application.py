@@ -43,8 +43,24 @@ class Route(Struct, frozen=True, kw_only=True):
 _BRACES = re.compile(r"\{[a-z_]+\}")
 
 
-def _pattern(path: str) -> re.Pattern[str]:
-    return re.compile("(.+)".join(map(re.escape, _BRACES.split(path))), re.DOTALL)
+def ids_in(path: str, parts: Sequence[str]) -> tuple[str, ...] | None:
+    """What stands between `parts`, the first taking the most; None where the path is of another form.
+
+    In linear time, which a regular expression is not here: the path is a stranger's, who has shown no key yet.
+    """
+    first, *middles, last = parts
+    start, end = len(first), len(path) - len(last)
+    if start >= end or not (path.startswith(first) and path.endswith(last)):
+        return None
+    ids: list[str] = []
+    for middle in reversed(middles):
+        at = path.rfind(middle, start + 1, end - 1)
+        if at < 0:
+            return None
+        ids.append(path[at + len(middle) : end])
+        end = at
+    ids.append(path[start:end])
+    return tuple(reversed(ids))
 
 
 class Application:
@@ -59,7 +75,7 @@ class Application:
             found = patterns if "{" in route.path else self._exact
             found.setdefault(route.path, {})[route.method] = route
         self._patterns = [
-            (path.partition("{")[0], _pattern(path), methods)
+            (_BRACES.split(path), methods)
             for path, methods in sorted(patterns.items(), key=lambda item: -len(_BRACES.sub("", item[0])))
         ]
         """Those that say most of the path come first."""
@@ -110,9 +126,9 @@ class Application:
         request = exchange.request
         methods = self._exact.get(request.path)
         if methods is None:
-            for prefix, pattern, below in self._patterns:
-                if request.path.startswith(prefix) and (match := pattern.fullmatch(request.path)):
-                    methods, exchange.path_ids = below, match.groups()
+            for parts, below in self._patterns:
+                if (ids := ids_in(request.path, parts)) is not None:
+                    methods, exchange.path_ids = below, ids
                     break
             else:
                 raise NotFound(
