@@ -90,7 +90,10 @@ class Balance:
         return True
 
     def _used(self, account: Account, now: float, end: float) -> None:
-        self.end = max(self.end, now + account.keep_s, end)
+        if (kept := now + account.keep_s) > self.end:
+            self.end = kept
+        if end > self.end:
+            self.end = end
         if not self.orphans:
             return
         for claim, (ended, _) in list(self.orphans.items()):

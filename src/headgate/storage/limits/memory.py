@@ -89,7 +89,8 @@ class MemoryLimiter:
         if allowed:
             self._remember(plan, numbers, meters, holders, now)  # before anything is taken: beyond, nothing fails
             for rate, meter, amount in zip(numbers, meters, asked, strict=True):
-                delay_s = max(delay_s, meter.take(rate, now, claim, amount))
+                if (pause_s := meter.take(rate, now, claim, amount)) > delay_s:
+                    delay_s = pause_s
             for held in holders:
                 held.take(claim, now + ttl_s)
             for account, balance in zip(plan.accounts, balances, strict=True):

@@ -56,7 +56,8 @@ class Level:
         """What is left of it at the last time asked."""
 
     def _leak(self, numbers: Numbers, now: float) -> float:
-        self.level = max(0.0, self.kept - max(0.0, now - self.at) * numbers.leak)
+        level = self.kept - (now - self.at) * numbers.leak if now > self.at else self.kept
+        self.level = max(0.0, level)
         return self.level
 
     def _keep(self, numbers: Numbers, now: float, level: float) -> None:

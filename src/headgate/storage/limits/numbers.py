@@ -96,6 +96,8 @@ def overflow(key: str) -> ValueError:
 
 def clamped(cost: Cost) -> Cost:
     """The nearest cost that can be counted: ending a claim must not fail."""
+    if 0 <= cost.tokens <= WHOLE_MAX and 0 <= cost.nanos <= WHOLE_MAX:
+        return cost
     return Cost(min(max(cost.tokens, 0), WHOLE_MAX), min(max(cost.nanos, 0), WHOLE_MAX))
 
 
