@@ -137,6 +137,22 @@ def test_corrections_go_to_what_was_estimated_then_to_tenants_and_the_same_file_
     run(sql_url, work)
 
 
+def test_a_tenant_is_corrected_under_the_name_it_asked_for(sql_url: str) -> None:
+    """Budgets and usage go by that."""
+
+    async def work(desk: Desk) -> None:
+        await desk.book(
+            msgspec.structs.replace(used(0, "gpt-4o", Usage(input=900, cached=400, output=80)), model="fast")
+        )
+        await desk.compare("openai_completions.json", apply=True)
+        corrections = [each for each in await desk.entries() if each.outcome == "correction"]
+        assert [(each.model, each.upstream_model, each.usage.input) for each in corrections] == [
+            ("fast", "gpt-4o", 300)
+        ]
+
+    run(sql_url, work)
+
+
 def test_two_that_apply_at_once_correct_once(sql_url: str) -> None:
     async def work(desk: Desk) -> None:
         await desk.book(*OURS)

@@ -27,6 +27,8 @@ class Ours(Struct, frozen=True, kw_only=True):
 
     day: int
     tenant: str
+    model: str
+    """The one asked for."""
     upstream_model: str
     operation: str
     requests: int
@@ -252,7 +254,7 @@ def payers(parts: Sequence[Ours]) -> list[Payer]:
                 tenant=tenant,
                 used=total(each.used for each in uses),
                 operation=most.operation,
-                model=most.upstream_model,
+                model=most.model,
                 upstream_model=most.upstream_model,
                 started_at=float(most.day * DAY_S + DAY_S // 2),
             )

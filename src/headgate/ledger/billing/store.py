@@ -211,7 +211,7 @@ def _covered(backend: str, first: int, end: int, operations: Sequence[str]) -> l
 
 
 def _ours(db: Connection, backend: str, covered: Scope) -> list[Ours]:
-    groups = (column(db, "day"), _LEDGER.tenant, _LEDGER.upstream_model, _LEDGER.operation)
+    groups = (column(db, "day"), _LEDGER.tenant, _LEDGER.model, _LEDGER.upstream_model, _LEDGER.operation)
     correction = _LEDGER.outcome == "correction"
     statement = (
         sa.select(
@@ -229,8 +229,9 @@ def _ours(db: Connection, backend: str, covered: Scope) -> list[Ours]:
         Ours(
             day=row["group_0"],
             tenant=row["group_1"],
-            upstream_model=row["group_2"],
-            operation=row["group_3"],
+            model=row["group_2"],
+            upstream_model=row["group_3"],
+            operation=row["group_4"],
             requests=int(row["requests"]),
             unpriced=int(row["unpriced"]),
             reasoning=whole(row, "reasoning"),
@@ -250,7 +251,7 @@ def _estimates(db: Connection, backend: str, covered: Scope, day: int) -> dict[s
         .order_by(_LEDGER.started_at, _LEDGER.id)
     )
     found: dict[str, list[Payer]] = {}
-    for row in db.execute(statement).mappings():
+    for row in db.execute(statement.execution_options(yield_per=ESTIMATES_MAX)).mappings():
         same = found.setdefault(canonical(row["upstream_model"]), [])
         if len(same) <= ESTIMATES_MAX:
             same.append(_payer(row))
