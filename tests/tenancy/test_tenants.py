@@ -47,6 +47,10 @@ def test_a_tenant_without_a_project_gets_one_and_a_mistyped_id_does_not(sql_url:
         assert listed == {"default", "acme", "日本語 ☂", "a/b"}
         with pytest.raises(BadCall, match="proj_typo"):
             await office.keys.create(KeySpec(tenant="proj_typo"))
+        await office.tenancy.projects.archive("acme", CLI)
+        with pytest.raises(BadCall, match="archived") as refused:
+            await office.keys.create(KeySpec(tenant="acme"))
+        assert refused.value.param == "tenant", "the field that the caller sent"
         made = await office.tenancy.projects.create("acme", CLI)
         assert made.id.startswith("proj_")
 

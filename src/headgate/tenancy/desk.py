@@ -57,14 +57,14 @@ class Change:
             )
         )
 
-    def project(self, project_id: str) -> Project:
+    def project(self, project_id: str, field: str = "project_id") -> Project:
         """One that is not archived. Raises `NotFound` or `BadCall`."""
         project = need(self.books, Project, project_id, "project")
         if project.archived_at is not None:
             raise BadCall(
                 f"The project '{project_id[:100]}' is archived; use another, or make a new one.",
                 code="project_archived",
-                param="project_id",
+                param=field,
             )
         return project
 

@@ -179,7 +179,7 @@ def end_key(change: Change, record: KeyRecord) -> KeyRecord:
 
 def _ensure_project(change: Change, project_id: str) -> None:
     if change.books.get(Project, project_id) is not None:
-        change.project(project_id)
+        change.project(project_id, "tenant")
         return
     if project_id.startswith("proj_"):
         raise BadCall(f"There is no project '{project_id}'. List the projects to see their ids.", param="tenant")
