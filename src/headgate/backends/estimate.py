@@ -32,8 +32,11 @@ def input_tokens(call: Call) -> int:
 
 
 def _media(body: ChatRequest) -> int:
-    contents = [message.content for message in body.messages if isinstance(message.content, list)]
-    return sum("text" not in part for content in contents for part in content)
+    count = 0
+    for message in body.messages:
+        if type(message.content) is list:
+            count += sum("text" not in part for part in message.content)
+    return count
 
 
 def _content(content: str | list[dict[str, Any]] | None) -> int:

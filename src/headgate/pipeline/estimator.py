@@ -44,11 +44,13 @@ class Estimator:
 
     def __init__(self) -> None:
         self._models: dict[str, _Model] = {}
+        self._last: tuple[Call, int] | None = None
+        """A call is asked about several times in a row, and a long prompt takes long to look through."""
 
     def likely(self, call: Call) -> int:
         """The prompt's tokens, as likely too many as too few."""
         known = self._models.get(call.model)
-        guess = input_tokens(call)
+        guess = self._guess(call)
         return guess if known is None else max(1, round(guess * known.ratio))
 
     def careful(self, call: Call) -> int:
@@ -57,13 +59,13 @@ class Estimator:
         ratio, spread = (1.0, UNSURE) if known is None else (known.ratio, known.spread)
         if known is not None and known.seen < SURE_AFTER:
             spread = max(spread, UNSURE / known.seen)
-        return max(1, round(input_tokens(call) * (ratio + SPREADS * spread))) + estimate.MESSAGE_TOKENS
+        return max(1, round(self._guess(call) * (ratio + SPREADS * spread))) + estimate.MESSAGE_TOKENS
 
     def learn(self, call: Call, actual: int) -> None:
         """Told what the model server counted, where it did. Bodies that are not known teach nothing about others."""
         if isinstance(call.body, PassthroughRequest):
             return
-        guess = estimate.input_tokens(call)
+        guess = self._guess(call)
         if guess <= 0 or actual <= 0:
             return
         known = self._models.get(call.model)
@@ -72,6 +74,11 @@ class Estimator:
                 self._models.clear()
             known = self._models[call.model] = _Model()
         known.learn(guess, actual)
+
+    def _guess(self, call: Call) -> int:
+        if self._last is None or self._last[0] is not call:
+            self._last = call, input_tokens(call)
+        return self._last[1]
 
     def errors(self) -> dict[str, float]:
         """By model, how far the likely guess strays from the truth, as a part of it."""
