@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Literal
 from urllib.parse import urlsplit
 
-Fate = Literal["before", "after", "late"]
+Fate = Literal["before", "after", "late", "stuck"]
 """The connection is cut before the server heard of the script; after it ran, before its answer; or before it, and the
-server hears of it only on `deliver`."""
+server hears of it only on `deliver`. Or it stands still from then on."""
 
 
 class Proxy:
@@ -58,6 +58,8 @@ class Proxy:
                     if b"EVAL" in request:
                         self.scripts += 1
                         fate = self.fates.popleft() if self.fates else None
+                    if fate == "stuck":
+                        await asyncio.Event().wait()
                     if fate == "late":
                         self._late.append(request)
                     if fate in {"before", "late"}:

@@ -35,6 +35,26 @@ async def limiter_behind(
             await limiter.aclose()
 
 
+def test_a_connection_that_stands_still_fails_nobody_who_waits_for_another(redis_url: str, prefix: str) -> None:
+    async def main() -> None:
+        async with limiter_behind(redis_url, prefix, timeout_s=1.0) as (limiter, proxy):
+            seen = proxy.scripts
+            proxy.fates.append("stuck")
+            stuck = asyncio.ensure_future(take(limiter, BARE, 0, "stuck"))
+            while proxy.scripts == seen:
+                await asyncio.sleep(0)
+
+            async def calls(name: str) -> None:
+                while not stuck.done():
+                    await take(limiter, BARE, 0, name)
+
+            await asyncio.gather(*[calls(f"call-{number}") for number in range(200)])  # none of them is told anything
+            with pytest.raises(Overloaded):
+                await stuck
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("fate", ["before", "after", "late"])
 def test_a_claim_whose_answer_was_lost_holds_nothing(redis_url: str, prefix: str, fate: Fate) -> None:
     async def main() -> None:

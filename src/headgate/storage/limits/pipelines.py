@@ -32,7 +32,8 @@ class _Wish(Struct, eq=False):
 
 class Pipelines:
     """`timeout_s` bounds a pipeline's round trip. While the server answers, a burst waits its turn, however long it is;
-    one round trip without an answer fails all that wait. A connection that ends fails those that travel on it.
+    a round trip in which it answers nobody fails all that wait. A connection that ends, or stands still while others do
+    not, fails those that travel on it.
     """
 
     def __init__(self, client: Redis, timeout_s: float, clock: Clock) -> None:
@@ -74,6 +75,7 @@ class Pipelines:
             self._carrying -= 1
 
     async def _send(self, batch: list[_Wish]) -> None:
+        began = self._clock.monotonic()
         try:
             answers = await self._execute(batch, lambda script: ("EVALSHA", script.sha))
             # A server that was restarted, or failed over: of these nothing ran.
@@ -83,7 +85,7 @@ class Pipelines:
                 for place, answer in zip(unknown, again, strict=True):
                     answers[place] = answer
         except (RedisError, OSError) as error:  # a TimeoutError is an OSError
-            if isinstance(error, (TimeoutError, RedisTimeoutError)):
+            if isinstance(error, (TimeoutError, RedisTimeoutError)) and self.answered_at < began:
                 batch += self._wishes
                 self._wishes.clear()
             for wish in batch:
