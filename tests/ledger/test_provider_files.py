@@ -111,6 +111,7 @@ CONSOLE = "usage_date_utc,model_version,usage_input_tokens_no_cache,usage_output
         ("openai", "[" * 100_000, r"no JSON: nested too deeply|no JSON"),
         ("openai", HEAD + f"{START},{START + DAY},m,1\n", r"line 2: 4 cells under 5 columns"),
         ("openai", HEAD + f"{START},{START + DAY},m,x,1\n", r"line 2: 'input_tokens' must be a number"),
+        ("openai", HEAD + f'{START},{START + DAY},m,"1,50",1\n', r"line 2: 'input_tokens' must be a number, not '1,"),
         ("openai", HEAD + f"{START},{START + DAY},,3,1\n", r"line 2: no 'model'"),
         ("openai", HEAD + '1,2,"m,1,1\n', r"line \d: no CSV"),
         ("anthropic", '{"data": [{"starting_at": "2024-10-04T00:00:00Z", "ending_at": "2024-10-05T00:00:00Z", '

@@ -6,6 +6,7 @@ Amounts are decimals from the file's own digits; no float comes between.
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
@@ -20,6 +21,7 @@ from headgate.core.errors import BadCall
 FILE_BYTES_MAX = 256 * 1024 * 1024
 DAY_S = 86_400
 Sort = Literal["usage", "costs"]
+_THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d*)?")
 
 
 class Billed(Struct, frozen=True, kw_only=True):
@@ -76,6 +78,8 @@ class Spot:
         try:
             if isinstance(value, bool) or not isinstance(value, (int, str, Decimal)):
                 raise InvalidOperation
+            if isinstance(value, str) and "," in value and not _THOUSANDS.fullmatch(value.strip()):
+                raise InvalidOperation  # a decimal comma: without it there would be a hundred times as much
             number = Decimal(value.replace(",", "") if isinstance(value, str) else value)
         except InvalidOperation:
             number = Decimal("NaN")
