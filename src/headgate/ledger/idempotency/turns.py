@@ -23,7 +23,7 @@ BEAT_S = 4.0
 BEAT_SLOTS = 500
 SWEEP_S = 60.0
 SWEEPS_MAX = 50
-"""Transactions of one sweep; the rest waits for the next."""
+"""Transactions between two beats."""
 WRITE_S = 2.0
 """How long an answer waits to be kept before its last bytes leave all the same."""
 
@@ -81,9 +81,8 @@ class Turns:
             await self._clock.sleep(BEAT_S)
             try:
                 await self._beat()
-                if self._clock.monotonic() - swept >= SWEEP_S:
+                if self._clock.monotonic() - swept >= SWEEP_S and await self._sweep():
                     swept = self._clock.monotonic()
-                    await self._sweep()
             except HeadgateError as error:
                 self._log.event(names.IDEMPOTENCY_LAGGING, "warning", error=error.message, running=len(self._mine))
 
@@ -92,8 +91,10 @@ class Turns:
         for place in range(0, len(slots), BEAT_SLOTS):
             await self._store.extend(slots[place : place + BEAT_SLOTS], self._clock.now() + LEASE_S)
 
-    async def _sweep(self) -> None:
+    async def _sweep(self) -> bool:
+        """Whether that was all; what is left goes after the next beat, or rows could come faster than they go."""
         for _ in range(SWEEPS_MAX):
             if await self._store.sweep(self._clock.now()) < SWEEP_ROWS:
-                return
+                return True
             await self._beat()
+        return False
