@@ -8,7 +8,7 @@ from headgate.core.limiter import Account, AccountState, Cost, Plan
 from headgate.core.policy import Budget, Governed, Policy
 from headgate.ledger.accounts.questions import SpendQuestion
 from headgate.pipeline.plans import Charge, Terms
-from headgate.pipeline.seeds import Seeds, Spent
+from headgate.pipeline.seeds import KNOWN_MAX, Seeds, Spent
 from headgate.storage.limits.memory import MemoryLimiter
 from headgate.storage.limits.redis import RedisLimiter
 from headgate.telemetry.log import Log
@@ -17,9 +17,16 @@ from tests.clock import VirtualClock
 from tests.storage.limits.proxy import Proxy
 
 ACCOUNT = Account(key="budget", limit=1_000, keep_s=3_600.0)
-PLAN = Plan(accounts=(ACCOUNT,))
 CHARGE = Charge(Governed("project", "p", Policy()), Budget(amount=1.0), "", 0.0, None)
-TERMS = Terms(PLAN, Plan(), PLAN, (), (), (CHARGE,), (), True, True, 1.0, "interactive")
+
+
+def terms_of(account: Account) -> Terms:
+    plan = Plan(accounts=(account,))
+    return Terms(plan, Plan(), plan, (), (), (CHARGE,), (), True, True, 1.0, "interactive")
+
+
+TERMS = terms_of(ACCOUNT)
+PLAN = TERMS.plan
 
 
 def seeds_of(limiter: MemoryLimiter | RedisLimiter, spent: Spent, clock: SystemClock | VirtualClock) -> Seeds:
@@ -85,5 +92,26 @@ def test_an_account_that_many_calls_ask_for_is_read_from_the_ledger_once() -> No
         await limiter.seed([(ACCOUNT, 5)])
         await seeds.fill(TERMS, [0])
         assert asked == [1, 1, 1]
+
+    asyncio.run(main())
+
+
+def test_more_accounts_than_can_be_remembered_push_out_the_oldest_and_no_others() -> None:
+    async def main() -> None:
+        clock = VirtualClock()
+        asked: list[int] = []
+
+        async def spent(questions: Sequence[SpendQuestion]) -> list[tuple[int, int]]:
+            asked.append(len(questions))
+            return [(0, 0)] * len(questions)
+
+        seeds = seeds_of(MemoryLimiter(clock), spent, clock)
+        for number in range(KNOWN_MAX - 1):
+            seeds.know(terms_of(Account(key=f"session-{number}", limit=1, keep_s=60.0)))
+        seeds.know(TERMS)  # a plan of its own for another session
+        seeds.know(terms_of(Account(key="one more", limit=1, keep_s=60.0)))
+        seeds.recheck(["budget", "session-0", "session-1", "one more"])
+        await seeds.compare()
+        assert asked == [3]
 
     asyncio.run(main())

@@ -23,11 +23,11 @@ Spent = Callable[[Sequence[SpendQuestion]], Awaitable[Sequence[tuple[int, int]]]
 RECHECK_S = (5.0, 30.0, 120.0, 700.0)
 """When a new account is compared with the ledger again: calls that were under way when it was made held nothing in it,
 and the longest of them may end as late as this."""
-RECHECKS_MAX = 20_000
+RECHECKS_MAX = 100_000
 TOUCHED_EVERY = 5
 """Seconds between looks at accounts that are used while the store is away."""
 RECHECK_BATCH = 100
-KNOWN_MAX = 20_000
+KNOWN_MAX = 100_000
 FOR_EVER = 1e11
 
 
@@ -73,8 +73,9 @@ class Seeds:
     def know(self, terms: Terms) -> None:
         """Told of every plan: what is asked of the ledger for its accounts, should their store be away."""
         for account, charge in zip(terms.plan.accounts, terms.charges, strict=True):
-            if len(self._known) >= KNOWN_MAX:
-                self._known.clear()
+            self._known.pop(account.key, None)
+            if len(self._known) >= KNOWN_MAX:  # the one that no plan was made for longest
+                del self._known[next(iter(self._known))]
             self._known[account.key] = (account, charge)
 
     def recheck(self, keys: Sequence[str]) -> None:
