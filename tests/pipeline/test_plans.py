@@ -48,6 +48,15 @@ def test_a_limit_for_some_calls_of_a_key_takes_no_default_off_the_others() -> No
     assert {rate.amount for rate in wide.plan.rates if not rate.tokens} == {90_000}
 
 
+def test_under_a_leased_limit_the_defaults_cost_no_round_trip_and_a_keys_own_limits_count() -> None:
+    policy = Policy(limits=(Limit("requests", 5_000_000, "second", leased=True),))
+    plain = terms(principal(Governed("project", "acme", policy))).plan
+    assert [rate.leased for rate in plain.rates] == [True] * 3
+    assert not plain.places
+    own = terms(principal(Governed("project", "acme", policy), limits=KeyLimits(concurrency=2))).plan
+    assert [place.limit for place in own.places] == [2]
+
+
 def test_limits_of_all_levels_apply_together() -> None:
     found = terms(
         principal(

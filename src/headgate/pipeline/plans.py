@@ -140,7 +140,10 @@ class _Compiled:
 
 
 def _with_defaults(principal: Principal, defaults: Policy) -> tuple[Governed, ...]:
-    """The policies of all levels; a key's own limits, or those every key has by default, are one more."""
+    """The policies of all levels; a key's own limits, or those every key has by default, are one more.
+
+    Calls under a leased limit are to need no round trip: there the defaults are leased too, and no place is taken.
+    """
     given = principal.limits
     own = {
         "requests": given.requests_per_minute,
@@ -154,12 +157,15 @@ def _with_defaults(principal: Principal, defaults: Policy) -> tuple[Governed, ..
         for limit in governed.policy.limits
         if limit.model == "*" and limit.each in {"", "key", "project"}  # all of the key's calls count together
     }
-    limits = tuple(
-        Limit(limit.unit, own[limit.unit] or limit.amount, limit.per)
-        for limit in defaults.limits
-        if own[limit.unit] is not None or limit.unit not in named
-    )
-    return (*principal.policies, Governed("key", principal.key_id, Policy(limits=limits)))
+    leased = any(limit.leased for governed in principal.policies for limit in governed.policy.limits)
+    limits = []
+    for limit in defaults.limits:
+        amount = own[limit.unit]
+        if amount is not None:
+            limits.append(Limit(limit.unit, amount, limit.per))
+        elif limit.unit not in named and not (leased and limit.unit == "concurrency"):
+            limits.append(Limit(limit.unit, limit.amount, limit.per, leased=leased))
+    return (*principal.policies, Governed("key", principal.key_id, Policy(limits=tuple(limits))))
 
 
 def _compile(governed: tuple[Governed, ...], principal: Principal, parts: _Parts, now: float) -> Terms:
