@@ -1,6 +1,5 @@
 """What a caller is told whom a limit or a budget refuses: which one, whose, and when it frees."""
 
-import math
 from datetime import UTC, datetime
 
 from headgate.core.errors import OverBudget, OverLimit
@@ -14,8 +13,6 @@ RESERVED_RETRY_S = 1.0
 
 def over_rate(rule: Rule, retry_after: float) -> OverLimit:
     limit = rule.limit
-    if math.isinf(retry_after):
-        return OverLimit(f"This call alone takes more than {_limit(rule)} allows. Make it smaller.", retry_after=None)
     return OverLimit(
         f"Rate limit reached: {_limit(rule)}. It frees continuously; try again in {retry_after:.3f} s."
         if limit.algorithm in {"token_bucket", "leaky_bucket"}
