@@ -103,6 +103,7 @@ class RedisLimiter:
         try:
             flat = await self._told(self._evaluate(self._scripts.reserve, arguments))
             answered = True
+            self._settlements.reached()
         finally:
             if not answered and prepared.settles:  # cancelled while waiting, too
                 self._end(claim, prepared, cost, Cost(), attempt)

@@ -18,6 +18,8 @@ BATCH = 200
 FLUSH_S = 5.0
 BACKOFF_S = (0.05, 2.0)
 """The first wait while the store is away, doubled each time up to the second."""
+_LOOK_S = 0.05
+"""How often one who waits looks whether the store is back."""
 
 
 class Entry(Protocol):
@@ -97,6 +99,14 @@ class Settlements(Generic[E]):
         self._progress = asyncio.Event()
         self._tasks = Tasks(limit=1)
         self._closed = False
+        self._reached = False
+
+    def reached(self) -> None:
+        """The store has just answered: what waits for it to come back is written now.
+
+        Else the ledger could be ahead of it, be brought to it, and what is written later would count twice.
+        """
+        self._reached = True
 
     def add(self, lane: Lane[E], entry: E) -> None:
         if self._closed:
@@ -144,6 +154,7 @@ class Settlements(Generic[E]):
                 await self._wake.wait()
                 continue
             outcomes: Sequence[Outcome] = ["again"] * len(batch)
+            self._reached = False
             with contextlib.suppress(Overloaded):
                 outcomes = await self._write(batch)
             for entry, outcome in zip(batch, outcomes, strict=True):
@@ -156,5 +167,11 @@ class Settlements(Generic[E]):
                 backoff_s = BACKOFF_S[0]
             else:
                 lane.again(again)
-                await self._clock.sleep(backoff_s)
+                await self._rest(backoff_s)
                 backoff_s = min(BACKOFF_S[1], 2 * backoff_s)
+
+    async def _rest(self, seconds: float) -> None:
+        """So long, and no longer than until the store answers somebody."""
+        end = self._clock.monotonic() + seconds
+        while not self._reached and (left := end - self._clock.monotonic()) > 0:
+            await self._clock.sleep(min(left, _LOOK_S))
