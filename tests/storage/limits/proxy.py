@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Literal
 from urllib.parse import urlsplit
 
-Fate = Literal["before", "after", "late", "stuck"]
+Fate = Literal["before", "after", "late"]
 """The connection is cut before the server heard of the script; after it ran, before its answer; or before it, and the
-server hears of it only on `deliver`. Or it stands still from then on."""
+server hears of it only on `deliver`."""
 
 
 class Proxy:
@@ -18,6 +18,8 @@ class Proxy:
         self._target = urlsplit(url)
         self.fates: deque[Fate | None] = deque()
         """Of the next scripts, in order; None lets one pass."""
+        self.stands_still = False
+        """The connection of the next script does, from then on; others do not."""
         self.scripts = 0
         self._late: list[bytes] = []
         self._port = 0
@@ -58,8 +60,11 @@ class Proxy:
                     if b"EVAL" in request:
                         self.scripts += 1
                         fate = self.fates.popleft() if self.fates else None
-                    if fate == "stuck":
-                        await asyncio.Event().wait()
+                        if self.stands_still:
+                            self.stands_still = False
+                            with contextlib.suppress(asyncio.CancelledError):  # at the end of the test
+                                await asyncio.Event().wait()
+                            break
                     if fate == "late":
                         self._late.append(request)
                     if fate in {"before", "late"}:

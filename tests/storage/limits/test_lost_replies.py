@@ -39,7 +39,7 @@ def test_a_connection_that_stands_still_fails_nobody_who_waits_for_another(redis
     async def main() -> None:
         async with limiter_behind(redis_url, prefix, timeout_s=1.0) as (limiter, proxy):
             seen = proxy.scripts
-            proxy.fates.append("stuck")
+            proxy.stands_still = True
             stuck = asyncio.ensure_future(take(limiter, BARE, 0, "stuck"))
             while proxy.scripts == seen:
                 await asyncio.sleep(0)
