@@ -86,7 +86,7 @@ def test_calls_that_time_out_or_are_refused_shrink_it_once_per_second() -> None:
     limit.dropped(300, 11.0)
     assert limit.limit == 240
     for second in range(60):
-        limit.dropped(1, 12.0 + second)
+        limit.dropped(3, 12.0 + second)
     assert limit.limit == limit.settings.min
 
 
@@ -152,3 +152,13 @@ def test_a_fixed_limit_learns_nothing() -> None:
     limit.sample(100.0, 7, 1.0)
     limit.dropped(7, 1.0)
     assert limit.limit == 7
+
+
+def test_refusals_of_calls_that_come_one_by_one_say_nothing_about_how_many_may_come() -> None:
+    limit = Adaptive(AdaptiveSettings())
+    for number in range(200):
+        if number % 10:
+            limit.sample(0.5, 1, 2.0 * number, "stream", 2.0)
+        else:
+            limit.dropped(1, 2.0 * number)
+    assert limit.limit == 1000

@@ -244,9 +244,11 @@ def test_what_slots_tell_moves_an_adaptive_limit() -> None:
     async def main() -> None:
         adaptive = Adaptive(AdaptiveSettings(initial=100, max=100))
         house = House(adaptive)
-        slot = await house.gate.enter(house.ticket())
-        slot.leave(ok=False)
+        few = [await house.gate.enter(house.ticket()) for _ in range(3)]
+        few[2].leave(ok=False)
         assert house.gate.limit == 40
+        for slot in few:
+            slot.leave()
         for _ in range(100):
             slots = [await house.gate.enter(house.ticket()) for _ in range(house.gate.limit)]
             await asyncio.sleep(1.0)

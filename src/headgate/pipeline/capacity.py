@@ -132,6 +132,8 @@ class Adaptive:
             self._dipping = None
 
     def dropped(self, in_flight: int, now: float) -> None:
+        if in_flight <= self.settings.min:
+            return  # fewer there never are: it was refused for something else, such as a provider's limit per minute
         self._drops += 1
         if now - self._dropped_at < _DROP_EVERY_S:
             return
