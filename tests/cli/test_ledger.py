@@ -37,7 +37,7 @@ ENTRIES = [
     used(0, "openai", "gpt-4o", Usage(input=1000, cached=400, output=70)),
     used(1, "openai", "gpt-4o", Usage(input=150, output=15, estimated=True), tenant="bolt"),
     used(2, "openai", "gpt-4o-mini", Usage(input=500, output=50)),
-    used(25, "openai", "gpt-4o", Usage(input=100, output=10)),
+    used(25, "openai", "gpt-4o", Usage(input=100, output=10), user="eve\x1b[2J\n"),
     used(3, "anthropic", "claude-sonnet-4", Usage(input=1250, cached=300, output=90), cost_nanos=5_000_000),
 ]
 
@@ -191,3 +191,9 @@ def test_an_invoice_in_json_proves_its_hash(shell: Office) -> None:
     invoice = msgspec.json.decode(issued, type=Invoice)
     assert invoice.hash == invoice_hash(invoice)
     assert invoice.drawn_at > at("2026-01-01")
+
+
+def test_names_of_callers_move_no_cursor(shell: Office) -> None:
+    shown = good(shell.run("usage", "show", "--by", "user", "--from", "2024-10-01"))
+    assert "eve\ufffd[2J\ufffd" in shown
+    assert "\x1b" not in shown

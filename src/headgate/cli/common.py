@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from headgate.ledger.billing.text import printable
+
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 else:
@@ -28,7 +30,8 @@ def place_options(command: argparse.ArgumentParser) -> None:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """Columns as wide as their widest cell."""
+    """Columns as wide as their widest cell. Users, tags and models come from callers: none may move the cursor."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
     return "\n".join(line.rstrip() for line in lines)

@@ -14,6 +14,7 @@ from headgate.ledger.billing.auditor import PARSERS, Order, Report
 from headgate.ledger.billing.corrections import KINDS
 from headgate.ledger.billing.invoices import dollars
 from headgate.ledger.billing.reconcile import Drift, by_model
+from headgate.ledger.billing.text import printable
 
 _NAMES = {"input": "input", "cached": "of it cached", "cache_write": "of it written", "output": "output"}
 
@@ -69,7 +70,7 @@ def _text(report: Report) -> str:
     for drift in report.unclaimed:
         billed = f"{drift.theirs.tokens:,} tokens, ${dollars(drift.theirs.nanos)}"
         out.append(
-            f"Unclaimed: {drift.model} on {drift.day} ({billed}): nobody of ours used it. Say who pays with "
+            f"Unclaimed: {printable(drift.model)} on {drift.day} ({billed}): nobody of ours used it. Say who pays with "
             "--assign TENANT, or find who else has the provider's key."
         )
     if report.applied:

@@ -29,15 +29,15 @@ def invoice_text(invoice: Invoice) -> str:
     title = f"Invoice {invoice.number}" if invoice.number else "Draft of an invoice"
     out = [
         _both(title, f"{'issued' if invoice.number else 'as of'} {drawn}"),
-        _both(f"Project {_clean(invoice.tenant)}", invoice.month),
+        _both(f"Project {printable(invoice.tenant)}", invoice.month),
         "=" * WIDTH,
     ]
     models: dict[tuple[str, str, str], list[Line]] = {}
     for line in invoice.lines:
         models.setdefault((line.model, line.backend, line.upstream_model), []).append(line)
     for (model, backend, upstream_model), lines in models.items():
-        where = "" if upstream_model in {model, ""} else f", as {_clean(upstream_model)}"
-        out += ["", _both(f"{_clean(model)}  ({_clean(backend)}{where})", _sum(lines))]
+        where = "" if upstream_model in {model, ""} else f", as {printable(upstream_model)}"
+        out += ["", _both(f"{printable(model)}  ({printable(backend)}{where})", _sum(lines))]
         out += [_line(line) for line in lines]
     out += ["", "-" * WIDTH]
     if invoice.adjustments:
@@ -51,7 +51,8 @@ def invoice_text(invoice: Invoice) -> str:
             tokens = gap.input_tokens + gap.output_tokens
             out.append(
                 _both(
-                    f"  {_clean(gap.model)}  ({_clean(gap.backend)})", f"{gap.requests:,} requests, {tokens:,} tokens"
+                    f"  {printable(gap.model)}  ({printable(gap.backend)})",
+                    f"{gap.requests:,} requests, {tokens:,} tokens",
                 )
             )
     if invoice.hash:
@@ -99,6 +100,6 @@ def _both(left: str, right: str) -> str:
     return f"{left}{right:>{max(WIDTH - len(left), len(right) + 2)}}".rstrip() if right else left
 
 
-def _clean(name: str) -> str:
+def printable(name: str) -> str:
     """Names come from callers: nothing in them may move the cursor of a terminal."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
