@@ -38,7 +38,8 @@ def refused(shell: Shell, *arguments: str) -> str:
 
 def test_a_project_lives_from_create_to_archive_and_the_log_knows(shell: Shell) -> None:
     project = data(shell, "projects", "create", "sear☂ch")["id"]
-    assert project.startswith("proj_")
+    assert project == "sear☂ch"
+    assert "already" in refused(shell, "projects", "create", "sear☂ch")
     assert "sear☂ch" in ok(shell, "projects", "list")
     assert data(shell, "projects", "rename", "sear☂ch", "search")["name"] == "search"
     user = data(shell, "users", "create", "Ada@example.com", "--project", "search")

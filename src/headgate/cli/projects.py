@@ -12,7 +12,7 @@ from headgate.tenancy.tenancy import Tenancy
 def add_parser(commands: Commands) -> None:
     group = add(commands, "projects", "make, list, rename and archive projects", "headgate projects create search")
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
-    create = add(actions, "create", "make a project and print its id", "headgate projects create search")
+    create = add(actions, "create", "make a project; its id is its name", "headgate projects create search")
     create.add_argument("name")
     listing = add(actions, "list", "list the projects, newest first", "headgate projects list --archived")
     listing.add_argument("--archived", action="store_true", help="those that are archived too")
@@ -26,7 +26,7 @@ def add_parser(commands: Commands) -> None:
 
 
 async def _create(options: argparse.Namespace, tenancy: Tenancy) -> int:
-    project = await tenancy.projects.create(options.name, CLI)
+    project = await tenancy.projects.create(options.name, CLI, project_id=options.name)
     return tell(options, project, f"{project.id}\n\nGive it a key: headgate keys create --tenant {project.id}")
 
 

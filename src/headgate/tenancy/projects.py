@@ -16,12 +16,14 @@ class Projects:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    async def create(self, name: str, by: Actor) -> Project:
-        """Raises `BadCall` for a bad name."""
+    async def create(self, name: str, by: Actor, project_id: str | None = None) -> Project:
+        """With an id of its own, or the one given. Raises `BadCall` for a bad name, `Conflict` for a known id."""
         check_name(name, "project")
 
         def work(change: Change) -> Project:
-            project = Project(change.new_id("proj"), name, change.now)
+            if project_id is not None and change.books.get(Project, project_id) is not None:
+                raise Conflict(f"There is a project '{project_id[:100]}' already; choose another name.", param="name")
+            project = Project(project_id or change.new_id("proj"), name, change.now)
             change.books.put(project)
             change.note("project.created", project.id, project.id, None, project)
             return project
