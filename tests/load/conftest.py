@@ -12,7 +12,7 @@ discover: false
 engine: {{enabled: {engine}}}
 backends:
   - {{name: script, kind: scripted}}
-  - {{name: up, base_url: "{upstream}"}}
+  - {{name: up, base_url: "{upstream}", concurrency: 10000}}
 routes:
   - {{model: "*", targets: [{{backend: up}}]}}
 """
