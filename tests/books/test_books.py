@@ -16,17 +16,16 @@ import redis
 import sqlalchemy as sa
 
 from headgate.core.clock import SystemClock
-from headgate.core.limiter import AccountState, Plan
 from headgate.storage.limits.memory import MemoryLimiter
 from headgate.storage.limits.redis import RedisLimiter, connect
 from headgate.storage.limits.scripts import Scripts
 from headgate.storage.sql.open import open_sql
 from tests import servers
 from tests.books.inline import Inline
+from tests.books.relay import Relay
 from tests.books.walk import START, Walk
 from tests.clock import VirtualClock
-from tests.storage.limits.driver import account, end, lua_clock, take
-from tests.storage.limits.proxy import Proxy
+from tests.storage.limits.driver import lua_clock
 
 STEPS = 1_000
 """Of one history."""
@@ -52,10 +51,10 @@ async def history(url: str, seed: int, steps: int, shared: bool, redis_url: str 
 
 async def over_redis(url: str, folder: Path, engine: sa.Engine, seed: int, steps: int) -> Walk:
     prefix = f"books-{secrets.token_hex(6)}:"
-    async with Proxy(url).listening() as proxy:
+    proxy = Relay(url)
+    async with proxy.listening():
         with redis.Redis.from_url(url) as admin:
             clock, scripts = RedisClock(admin, f"{prefix}clock"), Scripts(lua_clock(prefix))
-            await know_scripts(RedisLimiter(connect(url, 20.0), SystemClock(), 20.0, f"{prefix}first:", scripts))
             limiter = RedisLimiter(connect(proxy.url, 20.0), SystemClock(), 20.0, prefix, scripts)
             try:
                 walk = Walk(folder, engine, seed, clock, limiter, proxy)
@@ -63,18 +62,6 @@ async def over_redis(url: str, folder: Path, engine: sa.Engine, seed: int, steps
                 return walk
             finally:
                 await limiter.aclose()
-
-
-async def know_scripts(limiter: RedisLimiter) -> None:
-    """The server has them from now on: the proxy takes what it reads at once for a request, and they are long."""
-    budget = account()
-    plan = Plan(accounts=(budget,))
-    await limiter.seed([(budget, 0)])
-    assert (await take(limiter, plan)).allowed
-    await end(limiter, plan, 1, 1)
-    await limiter.raise_to([(budget, 2)])
-    assert await limiter.balances(["a"]) == [AccountState(2, 0)]
-    await limiter.aclose()
 
 
 class RedisClock(VirtualClock):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 
@@ -19,10 +19,9 @@ from headgate.storage.sql import tables_ledger as tables
 from tests.books.house import Around, Client, House
 from tests.books.limits import Seen
 from tests.books.people import CHANGED, KEYS, key_table
+from tests.books.relay import Relay
 from tests.books.truth import Act, End, Stage, Truth, Try, sums
 from tests.pipeline.spine import make_call
-from tests.storage.limits.proxy import Fate as ProxyFate
-from tests.storage.limits.proxy import Proxy
 
 START = 20_000 * 86_400.0 + 43_200
 """A noon."""
@@ -53,7 +52,7 @@ class Walk:
         seed: int,
         clock: Time,
         limiter: Limiter | None,
-        proxy: Proxy | None = None,
+        proxy: Relay | None = None,
     ) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
@@ -160,13 +159,12 @@ class Walk:
         if self._proxy is None:
             self._house.limiter.fates.append(self.rng.choice(("taken", "not taken")))
             return
-        self._proxy.fates.append(self.rng.choice(get_args(ProxyFate)))
+        self._proxy.fates.append("before" if self.rng.random() < 0.5 else "after")
         self._begin()
         await self._settle()
         if not self._proxy.fates:
             self.seen.replies_lost += 1
         self._proxy.fates.clear()
-        await self._proxy.deliver()
 
     async def _crash(self) -> None:
         if self.rng.random() < 0.5:  # in the middle of something
