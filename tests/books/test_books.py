@@ -1,7 +1,7 @@
 """Limits, holds and the ledger together, on the real request path, next to a simple model: crashes and lost answers at
 every step, and in the end every attempt has one entry, and every account knows what the ledger does.
 
-A history is made of its seed alone; a failure names it, and `Walk(seed)` does the same again.
+A history is made of its seed alone, but for those over Redis; a failure names the seed, and the same happens again.
 """
 
 import asyncio
