@@ -250,6 +250,7 @@ def test_days_and_months_are_what_the_clock_says(model_server: str, tmp_path: Pa
 
 
 @pytest.mark.prove
+@pytest.mark.timeout(600)
 def test_what_is_held_stays_held_while_the_clock_jumps(model_server: str, tmp_path: Path) -> None:
     found = library()
     if found is None:
@@ -259,6 +260,7 @@ def test_what_is_held_stays_held_while_the_clock_jumps(model_server: str, tmp_pa
 
 
 @pytest.mark.prove
+@pytest.mark.timeout(600)
 def test_two_hundred_jumps(model_server: str, tmp_path: Path) -> None:
     found = library()
     if found is None:

@@ -85,5 +85,6 @@ def test_a_full_disk_refuses_by_name_loses_nothing_and_passes(model_server: str,
 
 
 @pytest.mark.prove
+@pytest.mark.timeout(600)
 def test_ten_full_disks(model_server: str, tmp_path: Path) -> None:
     fill(tmp_path, model_server, 10, 2.0)

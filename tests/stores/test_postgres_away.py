@@ -124,11 +124,13 @@ def test_a_database_that_is_killed_stops_no_known_key_and_costs_no_receipt(pair:
 
 
 @pytest.mark.prove
+@pytest.mark.timeout(600)
 def test_a_database_killed_for_half_a_minute(model_server: str, tmp_path: Path) -> None:
     with house(2, tmp_path, model_server) as found:
         killed(found, model_server, before_s=10.0, away_s=40.0)
 
 
 @pytest.mark.prove
+@pytest.mark.timeout(600)
 def test_a_database_that_stands_still_keeps_no_call_waiting(model_server: str, tmp_path: Path) -> None:
     paused(tmp_path, model_server, 5.0)

@@ -206,6 +206,7 @@ def test_limits_follow_their_rule_while_redis_is_dead_and_are_exact_again_after(
 
 
 @pytest.mark.prove
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("trouble", TROUBLES)
 @pytest.mark.parametrize("gateways", [2, 4])
 def test_budgets_outlive_every_trouble(gateways: int, trouble: str, model_server: str, tmp_path: Path) -> None:
@@ -215,6 +216,7 @@ def test_budgets_outlive_every_trouble(gateways: int, trouble: str, model_server
 
 
 @pytest.mark.prove
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("trouble", TROUBLES)
 @pytest.mark.parametrize("gateways", [2, 4])
 def test_limits_outlive_every_trouble(gateways: int, trouble: str, model_server: str, tmp_path: Path) -> None:
