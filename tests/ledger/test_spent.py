@@ -56,7 +56,9 @@ def test_each_question_is_answered_by_itself_and_in_order(sql_url: str) -> None:
         SpendQuestion(START, LATEST, session="s"),
         SpendQuestion(START, LATEST, tenant="nobody"),
         SpendQuestion(START, LATEST, tenant="a\x00' or 1=1 --"),
-    ) == [(1_105, 160), (105, 72), (1_005, 116), (7, 11), (0, 22), (100, 44), (0, 0), (0, 0)]
+        SpendQuestion(START, LATEST, ended_by=START + 2 * 3_600),
+        SpendQuestion(START, LATEST, ended_by=START + 2 * 3_600 + 60),
+    ) == [(1_105, 160), (105, 72), (1_005, 116), (7, 11), (0, 22), (100, 44), (0, 0), (0, 0), (7, 33), (107, 77)]
 
 
 def test_calls_without_a_user_or_a_session_are_summed_by_themselves(sql_url: str) -> None:

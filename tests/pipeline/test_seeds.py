@@ -8,7 +8,7 @@ from headgate.core.limiter import Account, AccountState, Cost, Plan
 from headgate.core.policy import Budget, Governed, Policy
 from headgate.ledger.accounts.questions import SpendQuestion
 from headgate.pipeline.plans import Charge, Terms
-from headgate.pipeline.seeds import KNOWN_MAX, Seeds, Spent
+from headgate.pipeline.seeds import KNOWN_MAX, SETTLED_S, Seeds, Spent
 from headgate.storage.limits.memory import MemoryLimiter
 from headgate.storage.limits.redis import RedisLimiter
 from headgate.telemetry.log import Log
@@ -65,6 +65,24 @@ def test_a_call_that_ends_while_the_ledger_is_asked_is_counted_once() -> None:
         asyncio.run(main(url))
     finally:
         server.stop()
+
+
+def test_only_entries_that_every_replica_has_settled_by_now_are_compared() -> None:
+    async def main() -> None:
+        clock = VirtualClock()
+        asked: list[SpendQuestion] = []
+
+        async def spent(questions: Sequence[SpendQuestion]) -> list[tuple[int, int]]:
+            asked.extend(questions)
+            return [(5, 0)] * len(questions)
+
+        seeds = seeds_of(MemoryLimiter(clock), spent, clock)
+        await seeds.fill(TERMS, [0])  # nobody holds anything in an account that is new: all there is counts
+        seeds.recheck(["budget"])
+        await seeds.compare()
+        assert [question.ended_by for question in asked] == [None, clock.now() - SETTLED_S]
+
+    asyncio.run(main())
 
 
 def test_an_account_that_many_calls_ask_for_is_read_from_the_ledger_once() -> None:

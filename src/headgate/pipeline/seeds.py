@@ -20,9 +20,11 @@ from headgate.telemetry.log import Log
 Spent = Callable[[Sequence[SpendQuestion]], Awaitable[Sequence[tuple[int, int]]]]
 """Nanodollars and tokens of each question, up to the last receipt of this process."""
 
-RECHECK_S = (5.0, 30.0, 120.0, 700.0)
+RECHECK_S = (8.0, 30.0, 120.0, 700.0)
 """When a new account is compared with the ledger again: calls that were under way when it was made held nothing in it,
 and the longest of them may end as late as this."""
+SETTLED_S = 5.0
+"""An entry this old is settled in the store by whatever replica made it; a newer one might be counted twice."""
 RECHECKS_MAX = 100_000
 TOUCHED_EVERY = 5
 """Seconds between looks at accounts that are used while the store is away."""
@@ -112,7 +114,7 @@ class Seeds:
         waiting = list(due.values())
         try:
             while waiting:
-                sums = await self._sums(waiting[:RECHECK_BATCH])
+                sums = await self._sums(waiting[:RECHECK_BATCH], self._clock.now() - SETTLED_S)
                 # After the ledger was read: a call in its sums has settled by then, and is in the store once this is
                 # over. The other way round, one that ended in between would be counted twice.
                 await self._limiter.flush()
@@ -135,15 +137,17 @@ class Seeds:
             heapq.heappush(self._due, entry)
             self._asked[entry] = account, charge
 
-    async def _sums(self, wanted: Sequence[tuple[Account, Charge]]) -> list[tuple[Account, int]]:
-        sums = await self._spent([_question(charge) for _, charge in wanted])
+    async def _sums(
+        self, wanted: Sequence[tuple[Account, Charge]], ended_by: float | None = None
+    ) -> list[tuple[Account, int]]:
+        sums = await self._spent([_question(charge, ended_by) for _, charge in wanted])
         return [
             (account, tokens if account.tokens else nanos)
             for (account, _), (nanos, tokens) in zip(wanted, sums, strict=True)
         ]
 
 
-def _question(charge: Charge) -> SpendQuestion:
+def _question(charge: Charge, ended_by: float | None = None) -> SpendQuestion:
     level, owner, budget = charge.governed.level, charge.governed.id, charge.budget
     value = charge.value
     by = {"project": None, "user": None, "key": None} | ({level: owner} if level != "organization" else {})
@@ -157,4 +161,5 @@ def _question(charge: Charge) -> SpendQuestion:
         key=by["key"],
         session=charge.session or ("" if budget.each == "session" else None),
         model=glob.escape(value) if budget.each == "model" else budget.model,
+        ended_by=ended_by,
     )

@@ -85,6 +85,8 @@ class SpendQuestion(Struct, frozen=True):
     key: str | None = None
     session: str | None = None
     model: str = "*"
+    ended_by: float | None = None
+    """Only entries that had ended by then (Unix seconds)."""
     """A pattern, as policies have it (`fnmatchcase`), of the model that was asked for."""
 
 

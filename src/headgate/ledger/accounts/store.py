@@ -151,7 +151,7 @@ def written(field: str, value: Any) -> str:
     return at[: {"day": 10, "hour": 13}.get(field, 16)]
 
 
-_Scope = tuple[float, float, str | None, str | None, str | None, str | None]
+_Scope = tuple[tuple[float, float, float | None], str | None, str | None, str | None, str | None]
 
 
 def _spent(db: Connection, questions: Sequence[SpendQuestion]) -> list[tuple[int, int]]:
@@ -159,7 +159,8 @@ def _spent(db: Connection, questions: Sequence[SpendQuestion]) -> list[tuple[int
     known: dict[tuple[_Scope, str], list[tuple[str, int, int]]] = {}
     answers = []
     for question in questions:
-        scope = (question.start, question.end, question.tenant, question.user, question.key, question.session)
+        times = question.start, question.end, question.ended_by
+        scope = (times, question.tenant, question.user, question.key, question.session)
         by_model = question.model != "*"
         prefix = _prefix(question.model)
         models = known.get((scope, prefix if by_model else "*"))
@@ -178,7 +179,7 @@ def _prefix(pattern: str) -> str:
 
 
 def _spent_by_model(db: Connection, scope: _Scope, by_model: bool, prefix: str) -> list[tuple[str, int, int]]:
-    start, end, *who = scope
+    (start, end, ended_by), *who = scope
     model = _LEDGER.model if by_model else sa.literal_column("''", sa.Text)
     statement = sa.select(
         model.label("model"),
@@ -193,6 +194,8 @@ def _spent_by_model(db: Connection, scope: _Scope, by_model: bool, prefix: str) 
         others = [sa.func.coalesce(field, field, type_=field.type) for field in others]
     at, *fields = others
     statement = statement.where(at >= float(start), at < float(end))
+    if ended_by is not None:
+        statement = statement.where(_LEDGER.started_at + _LEDGER.duration_ms / 1000 <= ended_by)
     for wanted, field in zip(who, (*fields, _LEDGER.session), strict=True):
         if wanted is not None:
             statement = statement.where(field == plain(wanted) if wanted else sa.func.coalesce(field, "") == "")
