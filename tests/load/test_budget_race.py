@@ -56,9 +56,10 @@ class Race(Struct, frozen=True):
         return json.loads(answer)
 
     def tenant(self, name: str) -> str:
-        """A project with a budget of a dollar; its key."""
-        key: str = self.post("/admin/keys", {"name": name, "tenant": name})["key"]
+        """A project with a budget of a dollar; a key made after it: who knows the key knows the budget."""
+        self.post("/admin/keys", {"name": "the project's first", "tenant": name})
         self.gates[0].put(f"/v1/organization/projects/{name}/policy", {"budgets": [{"amount": BUDGET, "per": "total"}]})
+        key: str = self.post("/admin/keys", {"name": name, "tenant": name})["key"]
         return key
 
     def spent(self, name: str) -> int:

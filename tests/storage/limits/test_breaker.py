@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from headgate.storage.limits.breaker import Breaker, BreakerSettings
 
-SETTINGS = BreakerSettings(warm_s=0.0)
+SETTINGS = BreakerSettings(warm_s=0.0, slow_s=0.25)
 
 
 def is_open(breaker: Breaker) -> bool:
@@ -47,7 +47,7 @@ def test_it_opens_when_one_answer_in_a_hundred_is_slow_and_not_for_fewer() -> No
 
 
 def test_slow_answers_while_connections_are_made_prove_nothing_but_failures_do() -> None:
-    breaker = Breaker()
+    breaker = Breaker(BreakerSettings(slow_s=0.25))
     for number in range(50):
         breaker.answered(0.5, number / 100)
     assert not is_open(breaker)

@@ -17,7 +17,8 @@ from headgate.core.clock import SystemClock
 from headgate.core.errors import Overloaded
 from headgate.core.limiter import Account, Cost, Place, Plan, Rate
 from headgate.core.policy import OnLoss
-from headgate.storage.limits.guarded import Change, GuardedLimiter, Hears
+from headgate.storage.limits.breaker import BreakerSettings
+from headgate.storage.limits.guarded import Change, GuardedLimiter, GuardSettings, Hears
 from headgate.storage.limits.leased import LeasedLimiter
 from headgate.storage.limits.memory import MemoryLimiter
 from headgate.storage.limits.redis import RedisLimiter
@@ -84,7 +85,9 @@ async def house() -> AsyncIterator[House]:
         rules: list[Decided] = []
         recovered: list[tuple[Account, ...]] = []
         hears = Hears(changes.append, recovered.append, rules.append)
-        limiter = GuardedLimiter(shared, MemoryLimiter(clock), lambda: REPLICAS, clock, random.Random(1), hears)
+        settings = GuardSettings(breaker=BreakerSettings(slow_s=0.25, calls_min=5))
+        local = MemoryLimiter(clock)
+        limiter = GuardedLimiter(shared, local, lambda: REPLICAS, clock, random.Random(1), hears, settings)
         try:
             yield House(limiter, proxy, server, port, direct, pid, changes, rules, recovered)
         finally:
@@ -221,6 +224,15 @@ def test_a_store_that_comes_back_empty_counts_anew_and_asks_for_its_accounts() -
     asyncio.run(main())
 
 
+async def until_refused(h: House, money: Plan) -> list[str | None]:
+    """Its share used up, a replica says that it cannot tell, not that the budget is spent."""
+    claims: list[str | None] = []
+    with contextlib.suppress(Overloaded):
+        while len(claims) < 20:
+            claims.append(await h.ask(money, Cost(nanos=50)))
+    return claims
+
+
 def test_a_budget_spends_its_share_of_what_was_left_and_no_more_however_often_the_store_goes() -> None:
     async def main() -> None:
         async with house() as h:
@@ -230,8 +242,8 @@ def test_a_budget_spends_its_share_of_what_was_left_and_no_more_however_often_th
             for _ in range(3):
                 h.proxy.set("drop")
                 await h.degraded()
-                claims = [await h.ask(money, Cost(nanos=50)) for _ in range(20)]
-                assert sum(claim is not None for claim in claims) <= 4
+                claims = await until_refused(h, money)
+                assert len(claims) <= 4
                 for claim in filter(None, claims):
                     h.limiter.settle(claim, money, Cost(nanos=50), Cost(nanos=50))
                 h.proxy.set("none")
@@ -247,6 +259,23 @@ def test_a_budget_spends_its_share_of_what_was_left_and_no_more_however_often_th
             state = (await h.limiter.balances(["budget"]))[0]
             assert state is not None
             assert (state.spent, state.held) == (310, 0)
+
+    asyncio.run(main())
+
+
+def test_no_budget_is_spent_here_while_others_spend_it_in_the_store() -> None:
+    """One call without an answer proves nothing of the store: it is refused, a limit of rates goes by its share."""
+
+    async def main() -> None:
+        async with house() as h:
+            money, account = budget(1000)
+            await h.limiter.seed([(account, 0)])
+            assert await h.ask(money, Cost(nanos=1)) is not None
+            h.proxy.set("stall")
+            with pytest.raises(Overloaded, match="A budget") as told:
+                await h.ask(money, Cost(nanos=1))
+            assert told.value.retry_after
+            assert not h.limiter.degraded
 
     asyncio.run(main())
 

@@ -1,6 +1,6 @@
 """Whether a store may be asked at all: a breaker that decides from how recent calls went. No waiting, no clock.
 
-        5 failures in a row, or p99 above 250 ms
+        5 failures in a row, or p99 above 0.9 s
     closed ------------------------------------> open
        ^                                           |
        +------ so many good trials in a row -------+
@@ -19,7 +19,7 @@ class BreakerSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     failures: Annotated[int, Meta(ge=1)] = 5
     """So many failures in a row open it."""
-    slow_s: Annotated[float, Meta(gt=0)] = 0.25
+    slow_s: Annotated[float, Meta(gt=0)] = 0.9
     """What the 99th percentile of recent answers may take."""
     slow_calls: Annotated[int, Meta(ge=1)] = 3
     """Fewer slow answers than this prove nothing: the 99th percentile of twenty answers is the slowest one."""

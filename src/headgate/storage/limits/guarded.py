@@ -38,7 +38,7 @@ _TRIAL = Plan(rates=(Rate(key="trial", amount=1e6, window_s=1.0, burst=1e6),))
 class GuardSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """How patient to be with the store."""
 
-    timeout_s: Annotated[float, Meta(gt=0)] = 0.25
+    timeout_s: Annotated[float, Meta(gt=0)] = 0.5
     """A call waits for the store no longer; then it is judged here."""
     doubt_s: Annotated[float, Meta(gt=0)] = 0.02
     """About how long after a failed call the first trial comes, so that little traffic is enough to open in time."""
@@ -195,6 +195,10 @@ class GuardedLimiter:
             self._shared.settle(claim, plan, cost, Cost())
 
     async def _reserve_here(self, claim: str, plan: Plan, cost: Cost, ttl_s: float) -> Verdict:
+        if not self._breaker.open and any(account.hard for account in plan.accounts):
+            # The others go on spending in the store: to spend a share of it here as well could spend it twice.
+            self._hears.decided("budget")
+            raise self._refused("A budget")
         now = self._clock.monotonic()
         share = self._shares.get(plan)
         if share is None:
@@ -213,6 +217,9 @@ class GuardedLimiter:
         verdict = await self._local.reserve(claim, share.plan, cost, ttl_s)
         if verdict.missing:  # kept no longer than its period: a store away for so long
             self._shares.pop(plan, None)
+            raise self._refused("A budget")
+        if verdict.refused_account is not None:  # this replica's share is used up: the budget may well not be
+            self._hears.decided("budget")
             raise self._refused("A budget")
         for rule in share.rules:
             self._hears.decided(rule)
