@@ -8,7 +8,7 @@ from headgate.core.limiter import Account, AccountState, Cost, Plan
 from headgate.core.policy import Budget, Governed, Policy
 from headgate.ledger.accounts.questions import SpendQuestion
 from headgate.pipeline.plans import Charge, Terms
-from headgate.pipeline.seeds import KNOWN_MAX, SETTLED_S, Seeds, Spent
+from headgate.pipeline.seeds import BRIDGE_S, KNOWN_MAX, SETTLED_S, Seeds, Spent
 from headgate.storage.limits.memory import MemoryLimiter
 from headgate.storage.limits.redis import RedisLimiter
 from headgate.telemetry.log import Log
@@ -65,6 +65,32 @@ def test_a_call_that_ends_while_the_ledger_is_asked_is_counted_once() -> None:
         asyncio.run(main(url))
     finally:
         server.stop()
+
+
+def test_what_a_store_forgot_is_held_until_the_ledger_has_caught_up() -> None:
+    """Redis came back empty: calls that were under way held 300 of what this process last saw."""
+
+    async def main() -> None:
+        clock = VirtualClock()
+        limiter = MemoryLimiter(clock)
+        ledger = [500]
+
+        async def spent(questions: Sequence[SpendQuestion]) -> list[tuple[int, int]]:
+            return [(ledger[0], 0)] * len(questions)
+
+        seeds = seeds_of(limiter, spent, clock)
+        seeds.last_known = lambda key: 800
+        await seeds.fill(TERMS, [0])
+        assert await limiter.balances(["budget"]) == [AccountState(500, 300)]
+        ledger[0] = 760  # what those calls cost in the end
+        clock.jump(BRIDGE_S - 1)
+        await seeds.compare()
+        assert await limiter.balances(["budget"]) == [AccountState(760, 300)]
+        clock.jump(1)
+        await seeds.compare()
+        assert await limiter.balances(["budget"]) == [AccountState(760, 0)]
+
+    asyncio.run(main())
 
 
 def test_only_entries_that_every_replica_has_settled_by_now_are_compared() -> None:

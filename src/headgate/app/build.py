@@ -125,7 +125,7 @@ async def build(
         meter = Meter(clock, ids, price_table(config), journal, metrics, log)
         cashier = Cashier(billing_store.Store(sql), lambda: meter.prices, shipper.flush, clock)
         path = pathway(config, auth, limits.limiter, accounts.spent, meter, rng)
-        path.seeds.touched = limits.touched
+        path.seeds.touched, path.seeds.last_known = limits.touched, limits.last_known
         gateway = path.gateway
 
         def publish(table: RouteTable, backends: Mapping[str, Backend]) -> None:

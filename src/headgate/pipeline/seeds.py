@@ -9,9 +9,11 @@ import heapq
 import math
 from collections.abc import Awaitable, Callable, Sequence
 
+from msgspec import structs
+
 from headgate.core.clock import Clock
 from headgate.core.errors import HeadgateError
-from headgate.core.limiter import Account, Limiter
+from headgate.core.limiter import Account, Cost, Limiter, Plan
 from headgate.ledger.accounts.questions import SpendQuestion
 from headgate.pipeline.plans import Charge, Terms
 from headgate.telemetry import names
@@ -23,6 +25,8 @@ Spent = Callable[[Sequence[SpendQuestion]], Awaitable[Sequence[tuple[int, int]]]
 RECHECK_S = (8.0, 30.0, 120.0, 700.0)
 """When a new account is compared with the ledger again: calls that were under way when it was made held nothing in it,
 and the longest of them may end as late as this."""
+BRIDGE_S = 15.0
+"""How long what a store forgot is held for the calls that were under way: until the ledger was compared again."""
 SETTLED_S = 5.0
 """An entry this old is settled in the store by whatever replica made it; a newer one might be counted twice."""
 RECHECKS_MAX = 100_000
@@ -42,6 +46,7 @@ class Seeds:
         self._clock = clock
         self._log = log
         self._turn = asyncio.Lock()
+        self._number = 0
         self._made: dict[str, float] = {}
         """When this process last made an account."""
         self._due: list[tuple[int, str]] = []
@@ -51,6 +56,9 @@ class Seeds:
         self._known: dict[str, tuple[Account, Charge]] = {}
         self.touched: Callable[[], Sequence[Account]] = lambda: ()
         """Accounts used while their store was away: neither side knows all of them, the ledger does."""
+        self.last_known: Callable[[str], int] = lambda key: 0
+        """What was spent and held of an account before its store forgot it."""
+        self._bridges: list[tuple[float, str, Plan, Cost]] = []
 
     async def fill(self, terms: Terms, missing: Sequence[int]) -> None:
         """Makes the accounts of these places in the plan. Raises `Overloaded` where the ledger cannot be asked.
@@ -63,7 +71,9 @@ class Seeds:
             wanted = [place for place in places if self._made.get(place[0].key, float("-inf")) < asked_at]
             if not wanted:
                 return
-            await self._limiter.seed(await self._sums(wanted))
+            sums = await self._sums(wanted)
+            await self._limiter.seed(sums)
+            await self._bridge(sums)
             now = self._clock.monotonic()
             if len(self._made) >= KNOWN_MAX:
                 self._made.clear()
@@ -71,6 +81,25 @@ class Seeds:
         for account, charge in wanted:
             for seconds in RECHECK_S:
                 self._later(now + seconds, account, charge)
+
+    async def _bridge(self, sums: Sequence[tuple[Account, int]]) -> None:
+        """A store that came back empty: calls under way hold nothing there any more, and other replicas' last receipts
+        are not in the ledger yet. What is missing is held until the ledger has it, so that nobody else spends it.
+        """
+        for account, total in sums:
+            missing = self.last_known(account.key) - total
+            if missing > 0 and len(self._bridges) < RECHECKS_MAX:
+                self._number += 1
+                claim, cost = f"bridge/{account.key}/{self._clock.now()!r}/{self._number}", Cost(missing, missing)
+                plan = Plan(accounts=(structs.replace(account, hard=False),))
+                await self._limiter.reserve(claim, plan, cost, BRIDGE_S + SETTLED_S)
+                self._bridges.append((self._clock.monotonic() + BRIDGE_S, claim, plan, cost))
+
+    def _take_down(self, now: float) -> None:
+        """Bridges whose time is over, now that the ledger was compared."""
+        for bridge in [bridge for bridge in self._bridges if bridge[0] <= now]:
+            self._bridges.remove(bridge)
+            self._limiter.settle(*bridge[1:], Cost())
 
     def know(self, terms: Terms) -> None:
         """Told of every plan: what is asked of the ledger for its accounts, should their store be away."""
@@ -123,6 +152,7 @@ class Seeds:
         finally:
             for account, charge in waiting:
                 self._later(now, account, charge)
+        self._take_down(now)
 
     def _due_now(self, keys: Sequence[str]) -> None:
         now = self._clock.monotonic()

@@ -267,6 +267,10 @@ class GuardedLimiter:
         if share.accounts and not self._breaker.open:
             self._hears.recovered(share.accounts)
 
+    def last_known(self, key: str) -> int:
+        """What was spent and held of an account when the store last told; 0 where it never did."""
+        return self._known.get(key, 0)
+
     def touched_accounts(self) -> tuple[Account, ...]:
         """Accounts of which the store may not know all, since they were used without it.
 

@@ -27,6 +27,8 @@ class Limits(Struct, frozen=True):
     replicas: Callable[[], int]
     touched: Callable[[], Sequence[Account]]
     """Accounts of which the store may not know all, since they were used without it."""
+    last_known: Callable[[str], int]
+    """What was spent and held of an account when the store last told."""
 
 
 async def _warm_up(shared: Limiter) -> None:
@@ -41,7 +43,7 @@ async def open_limits(url: str, clock: Clock, rng: random.Random, instance: str,
     shared = open_limiter(url, clock)
     if url == "memory":
         try:
-            yield Limits(shared, lambda: 1, lambda: ())
+            yield Limits(shared, lambda: 1, lambda: (), lambda key: 0)
         finally:
             await shared.aclose()
         return
@@ -52,7 +54,7 @@ async def open_limits(url: str, clock: Clock, rng: random.Random, instance: str,
     try:
         await replicas.start()
         await _warm_up(shared)
-        yield Limits(limiter, replicas, guarded.touched_accounts)
+        yield Limits(limiter, replicas, guarded.touched_accounts, guarded.last_known)
     finally:
         await limiter.aclose()
         await replicas.aclose()
