@@ -8,7 +8,7 @@ from headgate.core.clock import SystemClock
 from headgate.core.errors import Overloaded
 from headgate.core.limiter import Cost, Place, Plan
 from headgate.storage.limits.redis import RedisLimiter
-from tests.storage.limits.test_guarded import NOTHING, REPLICAS, TTL_S, WIDE, House, budget, house, plan
+from tests.storage.limits.troubled import NOTHING, REPLICAS, TTL_S, WIDE, House, budget, house, plan
 
 
 async def spend(house: House, money: Plan) -> int:
