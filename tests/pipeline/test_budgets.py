@@ -206,6 +206,17 @@ def test_an_account_nobody_knows_is_made_from_the_ledger_with_the_right_question
     asyncio.run(main())
 
 
+def test_a_budget_in_dollars_reserves_no_more_of_a_token_limit_than_is_likely(door: MakeDoor) -> None:
+    async def main() -> None:
+        plain, dollars = await door().enter(), await door(policies=governed(Budget(1.0))).enter()
+        assert dollars.booked.cost.tokens == plain.booked.cost.tokens
+        assert dollars.booked.cost.nanos > 0
+        tokens = await door(policies=governed(Budget(100_000, unit="tokens"))).enter()
+        assert tokens.booked.cost.tokens > 4_096
+
+    asyncio.run(main())
+
+
 def test_a_session_has_its_own_budget_and_calls_without_one_have_none(door: MakeDoor) -> None:
     async def main() -> None:
         house = door(policies=governed(Budget(0.0025, per="session")))

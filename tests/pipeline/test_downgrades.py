@@ -85,9 +85,11 @@ def test_the_ledger_names_the_model_whose_budgets_paid(tmp_path: Path) -> None:
 
 def test_a_budget_does_not_change_a_tenants_share_where_calls_wait(door: MakeDoor) -> None:
     async def main() -> None:
-        paying = await door(policies=policies()).enter()
         free = await door().enter()
-        assert paying.ticket.cost_tokens == free.ticket.cost_tokens
-        assert paying.booked.cost.tokens > paying.ticket.cost_tokens
+        assert (await door(policies=policies()).enter()).ticket.cost_tokens == free.ticket.cost_tokens
+        tokens = Governed("project", "acme", Policy(budgets=(Budget(1_000_000, unit="tokens"),)))
+        counted = await door(policies=(tokens,)).enter()
+        assert counted.ticket.cost_tokens == free.ticket.cost_tokens
+        assert counted.booked.cost.tokens > counted.ticket.cost_tokens
 
     asyncio.run(main())

@@ -22,7 +22,7 @@ CHARGE = Charge(Governed("project", "p", Policy()), Budget(amount=1.0), "", 0.0,
 
 def terms_of(account: Account) -> Terms:
     plan = Plan(accounts=(account,))
-    return Terms(plan, Plan(), plan, (), (), (CHARGE,), (), True, True, 1.0, "interactive")
+    return Terms(plan, Plan(), plan, (), (), (CHARGE,), (), True, False, True, 1.0, "interactive")
 
 
 TERMS = terms_of(ACCOUNT)

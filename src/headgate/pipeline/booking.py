@@ -119,7 +119,7 @@ class Booking:
             taken = wish.taken.union(rate.key for rate in terms.plan.rates if not rate.tokens)
             kept = [header for header in headers if header[0].endswith(b"-requests")]
             return structs.replace(cheaper, taken=taken, headers=kept)
-        work = self.costing.likely(call, self._settings) if terms.paid else cost.tokens
+        work = self.costing.likely(call, self._settings) if terms.counted else cost.tokens
         return Booked(call, wish.targets, terms, cost, headers, verdict.delay_s, work)
 
     async def visit(self, principal: Principal, call: Call) -> Booked:

@@ -63,7 +63,9 @@ class Costing:
             prompt = self.estimator.careful(call)
         each = asked if asked is not None else call.output_cap or settings.assumed_output_tokens
         output = each * answers(call)
-        return Cost(prompt + output, self._nanos(call, target, terms, (prompt, output), now))
+        # Limits of tokens are trued up; only a budget in tokens must hold the most there can be.
+        tokens = prompt + output if terms.counted else self.likely(call, settings)
+        return Cost(tokens, self._nanos(call, target, terms, (prompt, output), now))
 
     def _nanos(self, call: Call, target: Target, terms: Terms, tokens: tuple[int, int], now: float) -> int:
         price = self._prices().find(target.backend, target.model, now)

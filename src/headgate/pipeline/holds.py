@@ -20,6 +20,10 @@ class Hold:
         self.settled = not terms.plan.accounts
         """There is nothing (more) to give back."""
 
+    def exceeded_by(self, used: Cost) -> bool:
+        """Whether a budget held less than was used."""
+        return used.nanos > self.cost.nanos or (self.terms.counted and used.tokens > self.cost.tokens)
+
     def settle(self, used: Cost = NOTHING) -> None:
         """The budgets pay what was used. Idempotent."""
         if not self.settled:

@@ -302,7 +302,7 @@ class Attempt:
 
     def _settle(self, used: Cost) -> None:
         hold = self._hold
-        if not hold.settled and (used.nanos > hold.cost.nanos or used.tokens > hold.cost.tokens):
+        if not hold.settled and hold.exceeded_by(used):
             self._meter.metrics.hold_exceeded()
             self._meter.log.event(
                 names.HOLD_EXCEEDED,

@@ -60,6 +60,8 @@ class Terms(Struct, frozen=True, eq=False):
     """Budgets of a single request."""
     paid: bool
     """Some budget applies."""
+    counted: bool
+    """A budget in tokens applies: what is reserved of tokens must be the most that can be used."""
     capped: bool
     """Some hard budget in dollars or tokens applies: the answer's length must be bounded."""
     weight: float
@@ -207,6 +209,7 @@ def _compile(governed: tuple[Governed, ...], principal: Principal, parts: _Parts
         charges=tuple(charge for _, charge in accounts.values()),
         caps=tuple(caps),
         paid=bool(accounts or caps),
+        counted=any(account.tokens for account in plan.accounts) or any(cap.budget.unit == "tokens" for cap in caps),
         capped=hard,
         weight=next((owner.policy.weight for owner in governed if owner.level == "project"), 1.0),
         priority=max((owner.policy.priority for owner in governed), key=PRIORITIES.index),
