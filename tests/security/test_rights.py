@@ -55,6 +55,7 @@ WHO_MAY = {
     ("POST", "/v1/chat/completions"): "inference",
     ("POST", "/v1/completions"): "inference",
     ("POST", "/v1/embeddings"): "inference",
+    ("POST", "/passthrough/{backend}/{path}"): "inference",
     ("GET", "/v1/models"): "inference",
     ("GET", "/v1/models/{id}"): "inference",
     ("GET", "/admin/keys"): "admin",
