@@ -27,7 +27,7 @@ def near(backend: Served, unloaded: float) -> None:
 @pytest.mark.parametrize("sigma", [0.0, 0.3])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_limit_follows_the_capacity_down_and_up(servers: int, sigma: float, seed: int) -> None:
-    backend = Served(Adaptive(AdaptiveSettings()), servers, spread(SERVICE_S, sigma, seed), 500)
+    backend = Served(Adaptive(AdaptiveSettings(min=2)), servers, spread(SERVICE_S, sigma, seed), 500)
     backend.run(WARM)  # five hundred at once, far more than it takes
     near(backend, SERVICE_S)
     backend.servers = servers // 2
@@ -38,7 +38,7 @@ def test_the_limit_follows_the_capacity_down_and_up(servers: int, sigma: float, 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_backend_slower_for_good_is_not_throttled_for_ever(seed: int) -> None:
-    backend = Served(Adaptive(AdaptiveSettings()), 20, spread(SERVICE_S, 0.3, seed), 500)
+    backend = Served(Adaptive(AdaptiveSettings(min=2)), 20, spread(SERVICE_S, 0.3, seed), 500)
     backend.run(3 * WARM)
     backend.service = spread(2 * SERVICE_S, 0.3, seed)
     near(backend, 2 * SERVICE_S)
@@ -48,7 +48,7 @@ def test_a_backend_slower_for_good_is_not_throttled_for_ever(seed: int) -> None:
 
 @pytest.mark.parametrize("offered", [1, 5, 50, 500])
 def test_flat_latency_never_shrinks_the_limit(offered: int) -> None:
-    backend = Served(Adaptive(AdaptiveSettings()), 10_000, flat(SERVICE_S), offered)
+    backend = Served(Adaptive(AdaptiveSettings(min=2)), 10_000, flat(SERVICE_S), offered)
     backend.run(5_000)
     assert min(backend.limits) == 1_000
 
@@ -56,20 +56,20 @@ def test_flat_latency_never_shrinks_the_limit(offered: int) -> None:
 @pytest.mark.parametrize("offered", [5, 50, 500])
 @pytest.mark.parametrize("seed", range(3))
 def test_nor_does_latency_that_only_varies(offered: int, seed: int) -> None:
-    backend = Served(Adaptive(AdaptiveSettings()), 10_000, spread(SERVICE_S, 0.5, seed), offered)
+    backend = Served(Adaptive(AdaptiveSettings(min=2)), 10_000, spread(SERVICE_S, 0.5, seed), offered)
     backend.run(20_000)
     assert min(backend.limits) == 1_000
 
 
 def test_a_limit_far_above_acts_within_the_calls_then_in_flight() -> None:
-    limit = Adaptive(AdaptiveSettings(initial=1_000_000, max=1_000_000))
+    limit = Adaptive(AdaptiveSettings(initial=1_000_000, min=2, max=1_000_000))
     backend = Served(limit, 20, flat(SERVICE_S), 500)
     backend.run(500)
     assert limit.limit < 250
 
 
 def test_it_grows_only_while_it_is_used() -> None:
-    limit = Adaptive(AdaptiveSettings(initial=40))
+    limit = Adaptive(AdaptiveSettings(initial=40, min=2))
     for call in range(2_000):
         limit.sample(SERVICE_S, 20, call * 0.1)
     assert limit.limit == 40
@@ -79,7 +79,7 @@ def test_it_grows_only_while_it_is_used() -> None:
 
 
 def test_calls_that_time_out_or_are_refused_shrink_it_once_per_second() -> None:
-    limit = Adaptive(AdaptiveSettings(initial=1_000))
+    limit = Adaptive(AdaptiveSettings(initial=1_000, min=2))
     for _ in range(100):
         limit.dropped(500, 10.0)
     assert limit.limit == 400
@@ -91,7 +91,7 @@ def test_calls_that_time_out_or_are_refused_shrink_it_once_per_second() -> None:
 
 
 def test_a_few_refusals_among_many_answers_do_not_shrink_it() -> None:
-    limit = Adaptive(AdaptiveSettings())
+    limit = Adaptive(AdaptiveSettings(min=2))
     now = 0.0
     for call in range(20_000):
         now += 0.01
@@ -107,7 +107,7 @@ def test_a_few_refusals_among_many_answers_do_not_shrink_it() -> None:
 
 def test_kinds_of_calls_do_not_disturb_each_other() -> None:
     """Streams begin in 0.2 s and whole answers take 20 s: a change of the mix is no queue."""
-    limit = Adaptive(AdaptiveSettings())
+    limit = Adaptive(AdaptiveSettings(min=2))
     rng = random.Random(1)
     now = 0.0
     for call in range(20_000):
@@ -118,7 +118,7 @@ def test_kinds_of_calls_do_not_disturb_each_other() -> None:
 
 
 def test_any_number_of_kinds_costs_bounded_memory() -> None:
-    limit = Adaptive(AdaptiveSettings())
+    limit = Adaptive(AdaptiveSettings(min=2))
     for call in range(5_000):
         limit.sample(1.0, 10, call, f"kind-{call}")
     assert len(limit._signals) <= KINDS_MAX + 1
@@ -155,7 +155,7 @@ def test_a_fixed_limit_learns_nothing() -> None:
 
 
 def test_refusals_of_calls_that_come_one_by_one_say_nothing_about_how_many_may_come() -> None:
-    limit = Adaptive(AdaptiveSettings())
+    limit = Adaptive(AdaptiveSettings(min=2))
     for number in range(200):
         if number % 10:
             limit.sample(0.5, 1, 2.0 * number, "stream", 2.0)

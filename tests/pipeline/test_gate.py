@@ -242,7 +242,7 @@ def test_new_settings_let_in_who_waits() -> None:
 
 def test_what_slots_tell_moves_an_adaptive_limit() -> None:
     async def main() -> None:
-        adaptive = Adaptive(AdaptiveSettings(initial=100, max=100))
+        adaptive = Adaptive(AdaptiveSettings(initial=100, min=2, max=100))
         house = House(adaptive)
         few = [await house.gate.enter(house.ticket()) for _ in range(3)]
         few[2].leave(ok=False)

@@ -234,6 +234,7 @@ def _upkeep(keys: Keys, accounts: Accounts, turns: Turns, path: Pathway, fleet: 
         (velocities.run(), "spend velocities"),
         (turns.run(), "idempotency keys"),
         (path.seeds.run(), "budget accounts"),
+        (path.gateway.dispatch.lag.run(), "event loop's lag"),
         (fleet.keep_fresh(), "model lists"),
     ]
 

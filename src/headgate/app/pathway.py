@@ -96,6 +96,8 @@ def watch(path: Pathway, meter: Meter) -> None:
         names.ESTIMATE_ERROR, "How far the guess of a prompt's tokens strays, as a part of them.", "model",
         meter.estimator.errors,
     )  # fmt: skip
+    lag = path.gateway.dispatch.lag
+    metrics.watch(names.LOOP_LAG, "By how much the event loop has lately been late.", lambda: lag.seconds)
     metrics.watch(names.RETRIES_LEFT, "Retries that the retry budget still holds.", lambda: path.retries.left)
 
 

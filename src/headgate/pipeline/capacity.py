@@ -43,7 +43,7 @@ class AdaptiveSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The bounds of a limit that is found from latency."""
 
     initial: _Count = 1_000
-    min: _Count = 2
+    min: _Count = 8
     max: _Count = 1_000
     tolerance: Annotated[float, Meta(gt=1, le=10)] = 1.25
     """Latency above this many times the unloaded one is queueing."""

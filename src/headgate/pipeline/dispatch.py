@@ -19,6 +19,7 @@ from headgate.pipeline.admission import Lease
 from headgate.pipeline.gate import Slot
 from headgate.pipeline.gates import Gates
 from headgate.pipeline.holds import Hold
+from headgate.pipeline.loop_lag import LoopLag
 from headgate.pipeline.meter import Attempt, Story
 from headgate.pipeline.retry_budget import RetryBudget
 
@@ -36,6 +37,7 @@ class Dispatch:
         self.backends: Mapping[str, Backend] = {}
         self._counting: Mapping[str, CountsTokens] = {}
         self.gates = gates
+        self.lag = LoopLag(clock)
         self.retries = retries
         self.again: Again = _no_more
 
@@ -85,7 +87,7 @@ class Dispatch:
             attempt.fail(error)
             slot.leave(ok=not _too_much(error))
             return error
-        slot.observe(*attempt.latency())
+        slot.observe(*attempt.latency(self.lag.seconds))
         if reply.stream is None:
             slot.leave()  # the backend has done its work, however slowly the caller reads
         return None

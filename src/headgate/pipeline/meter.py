@@ -27,6 +27,10 @@ from headgate.telemetry.metrics import Metrics
 CLIENT_CLOSED = 499
 """The status recorded for a caller that left (nginx's number for it)."""
 _CALLERS_END = {"client_closed", "deadline_exceeded"}
+LAPS = 4
+"""Of the event loop, between a request that is ready to be sent and its answer seen."""
+FLOOR_S = 0.05
+"""Added to every latency: below some tens of milliseconds a change is noise, no queue of model calls is as short."""
 USER_LENGTH_MAX = 256
 """Characters a receipt keeps of the caller's text: its line must stay small."""
 
@@ -216,11 +220,15 @@ class Attempt:
         self.begun_s = now - self._started
         self.ttft_ms = _ms(now - self._story.call.received)
 
-    def latency(self) -> tuple[float, str]:
-        """How quickly the backend answers, whatever the answer's length, and what kind of answer it is (`capacity`)."""
+    def latency(self, lag_s: float) -> tuple[float, str]:
+        """How quickly the backend answers, whatever the answer's length, and what kind of answer it is (`capacity`).
+
+        `lag_s` is how far our own loop lags behind: an answer passes it some times before it is seen.
+        """
+        seconds = max(0.0, self.begun_s - LAPS * lag_s) + FLOOR_S
         if self._call.stream:
-            return self.begun_s, "stream"
-        return self.begun_s / max(1, self.usage.output), self._call.operation
+            return seconds, "stream"
+        return seconds / max(1, self.usage.output), self._call.operation
 
     def succeed(self, usage: Usage | None) -> None:
         """Raises `Overloaded` where the receipt cannot be written: then the answer must not be completed."""
