@@ -34,6 +34,7 @@ def test_the_plot_is_drawn(tmp_path: Path) -> None:
 def test_processes_that_share_a_redis_are_exact_or_within_a_twentieth() -> None:
     exact, leased = measure(None, 1.5)
     assert exact["accepted"] > 0
-    assert exact["of_the_limit"] <= 1.0
+    # The seconds are those of the asking processes, not of the store: they may cut through one call.
+    assert exact["of_the_limit"] <= 1.0 + 1 / (1.5 * exact["limit_per_s"])
     assert leased["of_the_limit"] <= 1.05
     assert min(exact["asked"], leased["asked"]) > OVERLOAD * exact["limit_per_s"]
