@@ -93,6 +93,23 @@ def test_what_a_store_forgot_is_held_until_the_ledger_has_caught_up() -> None:
     asyncio.run(main())
 
 
+def test_an_account_that_others_made_meanwhile_is_no_store_that_forgot() -> None:
+    async def main() -> None:
+        clock = VirtualClock()
+        limiter = MemoryLimiter(clock)
+        await limiter.seed([(ACCOUNT, 0)])
+
+        async def spent(questions: Sequence[SpendQuestion]) -> list[tuple[int, int]]:
+            return [(500, 0)] * len(questions)
+
+        seeds = seeds_of(limiter, spent, clock)
+        seeds.last_known = lambda key: 800
+        await seeds.fill(TERMS, [0])
+        assert await limiter.balances(["budget"]) == [AccountState(0, 0)]
+
+    asyncio.run(main())
+
+
 def test_only_entries_that_every_replica_has_settled_by_now_are_compared() -> None:
     async def main() -> None:
         clock = VirtualClock()
