@@ -39,7 +39,7 @@ class GuardSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """How patient to be with the store."""
 
     timeout_s: Annotated[float, Meta(gt=0)] = 0.5
-    """A call waits for the store no longer; then it is judged here."""
+    """How long the store may answer nobody before a call gives it up. One that answers others is waited for."""
     doubt_s: Annotated[float, Meta(gt=0)] = 0.02
     """About how long after a failed call the first trial comes, so that little traffic is enough to open in time."""
     trial_s: Annotated[float, Meta(gt=0)] = 0.25
