@@ -1,16 +1,30 @@
 """Where a call may go: targets, routes and the snapshot of them."""
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 from msgspec import Struct
 
+from headgate.core.faults import ErrorClass
+from headgate.core.rules import Patience, Rules
+
 
 class Target(Struct, frozen=True):
-    """One model on one backend. `weight` shares traffic among the targets of a route."""
+    """One model on one replica of a backend. `weight` shares traffic among the targets of a route."""
 
     backend: str
+    """As the configuration, the price book and the ledger call it."""
     model: str
     weight: float = 1.0
+    replica: str = ""
+    """Which of the backend's servers or credentials, where it has several: `vllm-2`."""
+    patience: Patience | None = None
+    """The route's own timeouts, where it has some."""
+
+    @property
+    def at(self) -> str:
+        """What health, breakers, gates and loads are kept under."""
+        return self.replica or self.backend
 
 
 class Route(Struct, frozen=True):
@@ -21,6 +35,9 @@ class Route(Struct, frozen=True):
     fallbacks: tuple[Target, ...] = ()
     created: int = 0
     owned_by: str = "headgate"
+    rules: Rules = Rules()
+    chains: Mapping[ErrorClass, tuple[Target, ...]] = {}
+    """Where a failure of this class goes instead of the fallbacks: a longer model for `context_length`."""
 
 
 class RouteTable(Struct, frozen=True):

@@ -27,6 +27,10 @@ Outcome = Literal["ok", "failed", "cancelled", "lost", "correction"]
 """`lost`: the process died with the attempt under way. `correction`: an entry that mends another (`corrects`)."""
 
 
+Reason = Literal["first", "retry", "fallback", "hedge", "continue", "replay"]
+"""Why an attempt was made: `retry` is the same model again, `fallback` another; the last two went on with a stream."""
+
+
 class Receipt(Struct, frozen=True, omit_defaults=True):
     """One attempt at one target, finished in whatever way. The ledger holds each exactly once, by `id`."""
 
@@ -58,6 +62,17 @@ class Receipt(Struct, frozen=True, omit_defaults=True):
     session: str | None = None
     corrects: str | None = None
     """The id of the entry that this one mends; its tokens and its cost are differences, and may be negative."""
+    replica: str | None = None
+    """Which of the backend's replicas it was, where there are several."""
+    reason: Reason = "first"
+    begun_ms: float | None = None
+    """From the attempt to the first piece of its answer."""
+    queue_ms: float | None = None
+    """How long the call had waited, for the server and for backends, until this attempt."""
+    overhead_ms: float | None = None
+    """Our own time until the first attempt was sent, waiting left out."""
+    passed_over: str | None = None
+    """Which targets were not tried before this one, and why."""
 
     @property
     def cost_usd(self) -> float | None:
