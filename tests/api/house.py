@@ -198,7 +198,8 @@ class House:
         self.idempotent: list[str] = []
         self.runs = Runs(self.turns, IdempotencySettings(answer_mb=0.125), self.idempotent.append)
         self.tenancy: Any = None
-        """Where a test asks the organization's endpoints, it brings one."""
+        self.switches: Any = None
+        """Where a test asks the organization's endpoints, it brings these."""
         self.bugs: list[tuple[str, BaseException]] = []
         self.refused: list[RefusedRequest] = []
         self.accounts = Accounts()
@@ -248,6 +249,7 @@ class House:
             routes=lambda: RouteTable(1, {}),
             visible_models=lambda _: [ModelInfo("hello", 5, "headgate"), ModelInfo("org/model", 6, "org")],
             keys=self.keys,
+            switches=self.switches,
             runs=self.runs,
             tenancy=self.tenancy,
             accounts=self.accounts,

@@ -45,6 +45,8 @@ ORGANIZATION = {
     "spend_alerts": "GET POST",
     "spend_alerts/{alert_id}": "GET POST DELETE",
     "policy": "GET PUT",
+    "kill_switches": "GET POST",
+    "kill_switches/{id}": "GET DELETE",
     "audit_logs": "GET",
     "usage/completions": "GET",
     "usage/embeddings": "GET",

@@ -17,13 +17,13 @@ from sqlalchemy import Connection
 
 from headgate.core.errors import Overloaded
 from headgate.storage.errors import StorageError
-from headgate.storage.sql import tables, tables_billing, tables_idempotency, tables_ledger, tables_tenancy
+from headgate.storage.sql import tables, tables_billing, tables_idempotency, tables_ledger, tables_release, tables_tenancy
 from headgate.storage.sql.migrate import MIGRATIONS, REVISIONS, migrate
 from headgate.storage.sql.open import open_sql
 from headgate.storage.sql.port import QUEUE_MAX, Sql
 
 SETTINGS = tables.settings
-ROOMS = (tables_billing, tables_idempotency, tables_ledger, tables_tenancy)
+ROOMS = (tables_billing, tables_idempotency, tables_ledger, tables_release, tables_tenancy)
 """Imported, so that the metadata knows of all tables."""
 
 

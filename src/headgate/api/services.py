@@ -15,6 +15,7 @@ from headgate.core.reply import Reply
 from headgate.core.target import RouteTable
 from headgate.ledger.accounts.questions import Answers
 from headgate.ledger.billing.cashier import Invoices
+from headgate.release.switches import KillSwitches
 from headgate.tenancy.keyring import CreatedKey, KeyRecord, KeySpec
 from headgate.tenancy.records import Actor
 from headgate.tenancy.tenancy import Tenancy
@@ -66,6 +67,7 @@ class Services(Struct, frozen=True, kw_only=True):
     routes: Callable[[], RouteTable]
     visible_models: Callable[[Principal], Sequence[ModelInfo]]
     keys: Keys
+    switches: KillSwitches
     runs: Runs
     tenancy: Tenancy
     accounts: Answers

@@ -1,6 +1,7 @@
 """The one place where real things meet: every part of a running server, built in order, closed in reverse."""
 
 import asyncio
+import platform
 import random
 import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -44,6 +45,9 @@ from headgate.ops.readiness import Readiness
 from headgate.pipeline.auth import Auth, may_use
 from headgate.pipeline.gateway import Gateway
 from headgate.pipeline.meter import Meter
+from headgate.release import store as release_store
+from headgate.release.switches import KillSwitches
+from headgate.release.watch import Watch
 from headgate.storage.bus.open import open_bus
 from headgate.storage.errors import StorageError
 from headgate.storage.limits.guarded import Change, Hears
@@ -65,6 +69,7 @@ class Parts:
     gateway: Gateway
     path: Pathway
     keys: Keys
+    switches: KillSwitches
     accounts: Accounts
     cashier: Cashier
     runs: Runs
@@ -121,6 +126,7 @@ async def build(
         auth = Auth(clock, secret)
         keys = Keys(tenancy_store.Store(sql), secret, clock, ids, lambda table: _swap_keys(auth, table), log)
         await keys.refresh()
+        switched = await stack.enter_async_context(_switched(sql, home.instance(), own_port, kit))
 
         meter = Meter(clock, ids, price_table(config), journal, metrics, log)
         cashier = Cashier(billing_store.Store(sql), lambda: meter.prices, shipper.flush, clock)
@@ -142,7 +148,6 @@ async def build(
             stack.push_async_callback(inference.aclose)
             _launch(inference, fleet, readiness)
         await fleet.apply(config)
-
         watch(path, meter)
         books.watch(metrics)
         _watch_backends(metrics, fleet, inference)
@@ -150,11 +155,11 @@ async def build(
         runs = Runs(turns, config.idempotency, metrics.idempotent)
         stack.push_async_callback(tasks.aclose)
         stack.push_async_callback(runs.aclose)
-        for work, name in (*books.works(path), *_upkeep(keys, accounts, turns, path, fleet, kit)):
+        for work, name in (*books.works(path), *_upkeep(keys, switched, accounts, turns, path, fleet, kit)):
             keep(tasks, work, name, log)
         yield Parts(
-            gateway, path, keys, accounts, cashier, runs, fleet, inference, readiness, shipper, meter, metrics, ids,
-            clock, log, tasks,
+            gateway, path, keys, KillSwitches(switched.store, clock, ids, switched.follow), accounts, cashier, runs,
+            fleet, inference, readiness, shipper, meter, metrics, ids, clock, log, tasks,
         )  # fmt: skip
 
 
@@ -167,6 +172,7 @@ def services(parts: Parts) -> Services:
         routes=lambda: gateway.routes,
         visible_models=lambda principal: _models_of(gateway.routes, principal),
         keys=parts.keys,
+        switches=parts.switches,
         runs=parts.runs,
         tenancy=Tenancy(parts.keys),
         accounts=parts.accounts,
@@ -225,12 +231,27 @@ def _open_sinks(config: Config, environment: Environment) -> list[Sink]:
         raise ConfigError(str(error)) from error
 
 
-def _upkeep(keys: Keys, accounts: Accounts, turns: Turns, path: Pathway, fleet: Fleet, kit: Kit) -> list[Work]:
+@asynccontextmanager
+async def _switched(sql: Sql, instance: str, port: int, kit: Kit) -> AsyncIterator[Watch]:
+    """Kill switches in force before the first call; at the end nobody waits for this process any more."""
+    switched = Watch(release_store.Store(sql), instance, f"{platform.node()}:{port}", kit.clock, kit.log)
+    kit.metrics.watch_each(names.SWITCHES_ACTIVE, "Kill switches in force.", "kind", switched.active)
+    try:
+        await switched.start()
+        yield switched
+    finally:
+        await switched.leave()
+
+
+def _upkeep(
+    keys: Keys, switched: Watch, accounts: Accounts, turns: Turns, path: Pathway, fleet: Fleet, kit: Kit
+) -> list[Work]:
     watched = Watched(lambda: path.gateway.auth.table)
     stop = Tenancy(keys).stops.stop
     velocities = Velocities(accounts, watched.policies, watched.stopped, stop, kit.clock, kit.log)
     return [
         (keys.watch(kit.rng), "keys watcher"),
+        (switched.watch(kit.rng), "kill switches"),
         (velocities.run(), "spend velocities"),
         (turns.run(), "idempotency keys"),
         (path.seeds.run(), "budget accounts"),

@@ -15,6 +15,8 @@ from headgate.core.ports import Backend, ModelInfo
 from headgate.core.target import Route, RouteTable
 from headgate.ops import doctor
 from headgate.ops.doctor import Finding
+from headgate.release import store as release_store
+from headgate.release.switches import KillSwitches
 from headgate.telemetry.log import Log
 from headgate.tenancy.keys import Keys
 from headgate.tenancy.store import Store
@@ -24,13 +26,21 @@ from headgate.tenancy.tenancy import Tenancy
 @asynccontextmanager
 async def open_tenancy(config: Config, environment: Environment) -> AsyncIterator[Tenancy]:
     """Keys, projects, users and policies in the configured database. Running servers follow within a second."""
+    async with open_switches(config, environment) as (_, tenancy):
+        yield tenancy
+
+
+@asynccontextmanager
+async def open_switches(config: Config, environment: Environment) -> AsyncIterator[tuple[KillSwitches, Tenancy]]:
+    """Kill switches in the configured database, and who they may be about. Running servers follow at once."""
     clock = SystemClock()
     make_folder(environment.home)
     sql = await open_database(config, environment.home)
     try:
         secret = server_secret(environment.home, environment.secret)
         ids = Ids(clock, random.SystemRandom())
-        yield Tenancy(Keys(Store(sql), secret, clock, ids, lambda table: None, Log(clock, "error")))
+        tenancy = Tenancy(Keys(Store(sql), secret, clock, ids, lambda table: None, Log(clock, "error")))
+        yield KillSwitches(release_store.Store(sql), clock, ids, _nothing), tenancy
     finally:
         await sql.aclose()
 
@@ -56,6 +66,10 @@ async def examine(config: Config, environment: Environment) -> list[Finding]:
     async with _fleet(config, environment) as (_, backends):
         findings += [await doctor.check_backend(backend) for backend in backends.values()]
     return findings
+
+
+async def _nothing() -> None:
+    """There is no snapshot here to bring up to date."""
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from headgate.cli import (
     projects,
     reconcile,
     serve,
+    switches,
     train,
     usage,
     users,
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"headgate {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     tenancy = (projects, users, keys, limits, budgets, audit)
-    for module in (serve, *tenancy, usage, invoices, reconcile, prices, config, models, doctor, train):
+    for module in (serve, *tenancy, switches, usage, invoices, reconcile, prices, config, models, doctor, train):
         module.add_parser(commands)
     return top
 

@@ -85,6 +85,9 @@ class Metrics:
         self._retries_refused = Counter(
             names.RETRIES_REFUSED, "Attempts not made because the retry budget was spent.", registry=r
         )
+        self._switched = self._counter(
+            names.SWITCHED_CALLS, "Calls that a kill switch refused, or gave another model.", "kind", "result"
+        )
         self._model = Bounded()
         self._tenant = Bounded()
         self._code = Bounded()
@@ -141,6 +144,10 @@ class Metrics:
     def idempotent(self, result: str) -> None:
         """`first`, `joined`, `replayed`, or the code of the conflict."""
         self._idempotent(result).inc()
+
+    def switched(self, kind: str, result: str) -> None:
+        """`refused` or `diverted`, by a kill switch of this kind."""
+        self._switched(kind, result).inc()
 
     def bug(self) -> None:
         self._bugs.inc()
