@@ -95,5 +95,16 @@ class CountsTokens(Protocol):
         """The prompt's exact tokens; None where counting would take too long, or the call makes no sense."""
 
 
+@runtime_checkable
+class Continues(Protocol):
+    """What a backend can do besides whose servers go on with an answer that they are given the beginning of."""
+
+    def continued(self, call: Call, target: Target, text: str) -> Call | None:
+        """The call to send so that the model goes on after `text`; None where it would not.
+
+        The maximum of its tokens is less what the text has, roughly.
+        """
+
+
 Ask = Callable[[Call], Awaitable[Reply]]
 """How rooms that need a model ask for one: through the whole request path, as any caller."""
