@@ -21,7 +21,8 @@ def test_links_within_the_repository_lead_somewhere(path: Path) -> None:
 def test_source_files_that_a_document_names_exist(path: Path) -> None:
     rooms = "|".join(room.name for room in HOUSE.iterdir() if room.is_dir())
     named = re.findall(rf"`(?:src/headgate/)?((?:{rooms})/[\w/]*\w(?:\.py)?)`", path.read_text())
-    assert [name for name in sorted(set(named)) if not (HOUSE / name).exists()] == []
+    places = (HOUSE, ROOT)  # there is a folder bench in both
+    assert [name for name in sorted(set(named)) if not any((place / name).exists() for place in places)] == []
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)

@@ -63,6 +63,8 @@ VIOLATIONS = [
     ("stores", "pipeline.planted", "import headgate.storage"),
     ("stores", "api.planted", "def hidden():\n    import headgate.storage"),
     ("stores", "ledger.accounts.planted", "import headgate.storage"),
+    ("bench", "bench.planted", "def hidden():\n    import headgate.backends"),
+    ("bench", "bench.chaos.planted", "from headgate import pipeline"),
     ("engine", "engine.planted", "from headgate.core.reply import Reply"),
     ("engine", "engine.planted", "from headgate.core.ports import Ask"),
     ("sql", "pipeline.planted", "def hidden():\n    import sqlalchemy.orm"),

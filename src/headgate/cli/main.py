@@ -8,6 +8,7 @@ from headgate.app.yamlfile import ConfigError
 from headgate.cli import (
     audit,
     budgets,
+    chaos,
     config,
     doctor,
     invoices,
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"headgate {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     tenancy = (projects, users, keys, limits, budgets, audit)
-    for module in (serve, *tenancy, switches, usage, invoices, reconcile, prices, config, models, doctor, train):
+    for module in (serve, *tenancy, switches, usage, invoices, reconcile, prices, config, models, doctor, train, chaos):
         module.add_parser(commands)
     return top
 

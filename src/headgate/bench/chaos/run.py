@@ -1,0 +1,65 @@
+"""Runs the chaos upstream, or the chaos proxy, until it is told to stop."""
+
+import asyncio
+import json
+import random
+import signal
+import ssl
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from headgate.bench.chaos.schedule import Rule
+from headgate.bench.chaos.server import ChaosServer, Tuning
+from headgate.core.clock import SystemClock
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where to listen, and for how long."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    cert: Path | None = None
+    key: Path | None = None
+    with_stdin: bool = False
+    """Ends when standard input does, so that no test leaves it running."""
+
+
+async def upstream(place: Place, tuning: Tuning, rules: list[Rule], seed: int, say: Callable[[str], None]) -> None:
+    """Says `{"port": N}` first. Raises `OSError` where the address is taken, `ValueError` for a wrong rule."""
+    clock = SystemClock()
+    tls = None
+    if place.cert is not None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(place.cert, place.key)
+    server = ChaosServer(clock, random.Random(seed), tuning, tls)
+    server.schedule.set(rules, clock.monotonic())
+    port = await server.open(place.host, place.port)
+    say(json.dumps({"port": port}))
+    try:
+        await ended(place.with_stdin)
+    finally:
+        await server.close()
+
+
+async def ended(with_stdin: bool) -> None:
+    """Returns at SIGINT, SIGTERM or, if asked, the end of standard input."""
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, told.set)
+    if with_stdin:
+        await loop.connect_read_pipe(lambda: _End(told), sys.stdin)
+    await told.wait()
+
+
+class _End(asyncio.Protocol):
+    """Sets an event when a pipe ends."""
+
+    def __init__(self, told: asyncio.Event) -> None:
+        self._told = told
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._told.set()
