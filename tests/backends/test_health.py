@@ -80,3 +80,55 @@ def test_a_probe_that_never_returns_is_a_miss() -> None:
         await monitor.aclose()
 
     asyncio.run(main())
+
+
+class Changing(Silent):
+    """Answers its probe, or does not, as told."""
+
+    name = "changing"
+    there = True
+    asked = 0
+
+    async def probe(self) -> Health:
+        self.asked += 1
+        return Health(True, "answered") if self.there else await super().probe()
+
+
+def test_a_suspect_is_out_with_its_first_miss_and_asked_until_it_answers() -> None:
+    async def main() -> None:
+        settings = HealthSettings(interval_s=60.0, failures=5, suspect_timeout_s=0.02, suspect_interval_s=0.01)
+        monitor, up = HealthMonitor(CLOCK, settings), Changing()
+        monitor.watch([up])
+        await until(lambda: monitor.condition("changing").state == "ok")
+        monitor.suspect("changing")
+        await until(lambda: up.asked == 2)
+        await asyncio.sleep(0.01)
+        assert monitor.usable("changing")  # it answered: it is no suspect any more
+        up.there = False
+        monitor.suspect("changing")
+        await until(lambda: not monitor.usable("changing"))
+        assert monitor.condition("changing").detail == "no answer within 0.02 s"
+        up.there = True
+        await until(lambda: monitor.usable("changing"))
+        monitor.suspect("unknown")
+        await monitor.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_suspect_that_is_taken_out_of_the_configuration_is_asked_no_more() -> None:
+    async def main() -> None:
+        monitor, up = HealthMonitor(CLOCK, HealthSettings(suspect_timeout_s=0.02, suspect_interval_s=0.01)), Changing()
+        monitor.watch([up])
+        await until(lambda: monitor.condition("changing").state == "ok")
+        up.there = False
+        monitor.suspect("changing")
+        await until(lambda: up.asked > 2)
+        monitor.watch([])
+        asked = up.asked
+        await asyncio.sleep(0.05)
+        assert up.asked == asked
+        assert monitor.conditions == {}
+        await monitor.aclose()
+
+    asyncio.run(main())
