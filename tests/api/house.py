@@ -27,6 +27,7 @@ from headgate.core.reply import Reply
 from headgate.core.target import RouteTable
 from headgate.core.usage import Receipt, Usage
 from headgate.ledger.accounts.questions import UsageQuery, UsageRow
+from headgate.ledger.accounts.story import Story, tell
 from headgate.ledger.billing.invoices import Invoice, draw, seal
 from headgate.ledger.idempotency.ask import IdempotencySettings
 from headgate.ledger.prices import PriceBook, PriceTable
@@ -167,6 +168,9 @@ class Accounts:
             yield [receipt]
         if self.cut is not None:
             raise self.cut
+
+    async def story_of(self, call_id: str) -> Story:
+        return tell(call_id, [receipt for receipt in self.receipts if receipt.call_id == call_id])
 
 
 class Invoices:

@@ -48,6 +48,7 @@ ORGANIZATION = {
     "kill_switches": "GET POST",
     "kill_switches/{id}": "GET DELETE",
     "audit_logs": "GET",
+    "calls/{request_id}": "GET",
     "usage/completions": "GET",
     "usage/embeddings": "GET",
     "costs": "GET",

@@ -17,7 +17,14 @@ from sqlalchemy import Connection
 
 from headgate.core.errors import Overloaded
 from headgate.storage.errors import StorageError
-from headgate.storage.sql import tables, tables_billing, tables_idempotency, tables_ledger, tables_release, tables_tenancy
+from headgate.storage.sql import (
+    tables,
+    tables_billing,
+    tables_idempotency,
+    tables_ledger,
+    tables_release,
+    tables_tenancy,
+)
 from headgate.storage.sql.migrate import MIGRATIONS, REVISIONS, migrate
 from headgate.storage.sql.open import open_sql
 from headgate.storage.sql.port import QUEUE_MAX, Sql
@@ -94,7 +101,8 @@ def test_every_column_gives_back_what_was_put_in(sql_url: str) -> None:
         "ttft_ms": None, "outcome": "ok", "status": 200, "code": None, "stream": True, "input_tokens": 2**40,
         "cached_tokens": 0, "cache_write_tokens": 0, "output_tokens": 7, "reasoning_tokens": 0, "estimated": False,
         "cost_nanos": 2**53 + 1, "price_version": None, "tags": {"über": "☂ \x01"},
-        "session": None, "corrects": None,
+        "session": None, "corrects": None, "replica": "gpus-2", "reason": "retry", "begun_ms": 0.25, "queue_ms": None,
+        "overhead_ms": 1.125, "passed_over": "gpus-1: open",
     }  # fmt: skip
 
     async def main() -> None:

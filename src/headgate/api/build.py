@@ -5,6 +5,7 @@ from headgate.api.openapi import openapi_route
 from headgate.api.routes import (
     admin_api_keys,
     audit_logs,
+    calls,
     chat,
     completions,
     embeddings,
@@ -43,6 +44,7 @@ ROUTES: tuple[Route, ...] = (
     *keys.ROUTES,
     *usage.ROUTES,
     *export.ROUTES,
+    *calls.ROUTES,
     *organization_usage.ROUTES,
     *organization_costs.ROUTES,
     *invoices.ROUTES,

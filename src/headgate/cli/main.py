@@ -11,6 +11,7 @@ from headgate.cli import (
     chaos,
     config,
     doctor,
+    explain,
     invoices,
     keys,
     limits,
@@ -39,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"headgate {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     tenancy = (projects, users, keys, limits, budgets, audit)
-    for module in (serve, *tenancy, switches, usage, invoices, reconcile, prices, config, models, doctor, train, chaos):
+    books = (usage, explain, invoices, reconcile, prices)
+    for module in (serve, *tenancy, switches, *books, config, models, doctor, train, chaos):
         module.add_parser(commands)
     return top
 

@@ -71,6 +71,12 @@ def usage_event(receipt: Receipt, source: str) -> Event:
         "price_version": receipt.price_version,
         "tags": receipt.tags,
         "corrects": receipt.corrects,
+        "replica": receipt.replica,
+        "reason": receipt.reason,
+        "begun_ms": receipt.begun_ms,
+        "queue_ms": receipt.queue_ms,
+        "overhead_ms": receipt.overhead_ms,
+        "passed_over": receipt.passed_over,
     }
     head = {"id": receipt.id, "source": source, "type": USAGE_TYPE, "subject": receipt.tenant}
     return _event(head, receipt.tenant, ended, data)

@@ -180,6 +180,12 @@ def receipt_row(receipt: Receipt) -> dict[str, Any]:
         "price_version": receipt.price_version,
         "session": receipt.session,
         "corrects": receipt.corrects,
+        "replica": receipt.replica,
+        "reason": receipt.reason,
+        "begun_ms": receipt.begun_ms,
+        "queue_ms": receipt.queue_ms,
+        "overhead_ms": receipt.overhead_ms,
+        "passed_over": receipt.passed_over,
         "tags": {plain(name): plain(value) for name, value in receipt.tags.items()},
     }
     return {name: _bounded(value) for name, value in row.items()}

@@ -21,7 +21,7 @@ ENTRY_COLUMNS = (
     "id", "call_id", "attempt", "tenant", "user", "key_id", "session", "operation", "model", "backend",
     "upstream_model", "started_at", "duration_ms", "ttft_ms", "outcome", "status", "code", "stream", "input_tokens",
     "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "estimated", "cost_nanos", "cost_usd",
-    "price_version", "corrects", "tags",
+    "price_version", "corrects", "tags", "replica", "reason", "begun_ms", "queue_ms", "overhead_ms", "passed_over",
 )  # fmt: skip
 SUM_COLUMNS = (
     "requests", "input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens",
@@ -118,6 +118,12 @@ def _entry_object(entry: Receipt) -> dict[str, object]:
         "price_version": entry.price_version,
         "corrects": entry.corrects,
         "tags": entry.tags,
+        "replica": entry.replica,
+        "reason": entry.reason,
+        "begun_ms": entry.begun_ms,
+        "queue_ms": entry.queue_ms,
+        "overhead_ms": entry.overhead_ms,
+        "passed_over": entry.passed_over,
     }
 
 

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from headgate.core.policy import NANOS
 from headgate.core.usage import Receipt
+from headgate.ledger.accounts.story import Story, tell
 
 GroupBy = Literal[
     "tenant", "user", "key", "model", "backend", "session", "operation", "outcome", "minute", "hour", "day"
@@ -99,6 +100,8 @@ class Reader(Protocol):
 
     async def spent(self, questions: Sequence[SpendQuestion]) -> list[tuple[int, int]]: ...
 
+    async def call(self, call_id: str) -> tuple[list[Receipt], list[Receipt]]: ...
+
 
 class Spending:
     """What was spent, up to this process's last receipt: what its journal still holds is shipped first.
@@ -130,6 +133,10 @@ class Answers(Protocol):
         """All entries that the query's times and filters leave, oldest first, a page in memory at a time."""
         ...
 
+    async def story_of(self, call_id: str) -> Story:
+        """What became of one call. Raises `NotFound` where the ledger has no attempt of it."""
+        ...
+
 
 class Accounts:
     """The ledger as administrators read it, up to this process's last receipt: see `Answers`."""
@@ -153,6 +160,10 @@ class Accounts:
         while page := await self._reader.entries(query, after, PAGE):
             yield page
             after = page[-1].started_at, page[-1].id
+
+    async def story_of(self, call_id: str) -> Story:
+        await self._flush()
+        return tell(call_id, *await self._reader.call(call_id))
 
 
 def check_field(field: str, *, times: bool) -> str:

@@ -21,6 +21,8 @@ from headgate.storage.sql.statements import plain
 
 _LEDGER = tables.ledger.c
 _HALF = 32
+CALL_MAX = 1_000
+"""Entries of one call that are shown."""
 _COLUMNS: dict[str, sa.ColumnElement[Any]] = {
     "tenant": _LEDGER.tenant,
     "user": sa.func.coalesce(_LEDGER.user_id, ""),
@@ -57,6 +59,10 @@ class Store:
     async def entries(self, query: UsageQuery, after: tuple[float, str] | None, limit: int) -> list[Receipt]:
         """The entries that the query's times and filters leave, oldest first, from after the given (time, id) on."""
         return await self._sql.read(lambda db: _entries(db, query, after, limit))
+
+    async def call(self, call_id: str) -> tuple[list[Receipt], list[Receipt]]:
+        """A call's entries in the order of their attempts, and those that correct them; `CALL_MAX` of each at most."""
+        return await self._sql.read(lambda db: _call(db, plain(call_id)))
 
 
 def exact(name: str, number: sa.ColumnElement[int]) -> list[sa.ColumnElement[Any]]:
@@ -222,6 +228,16 @@ def _entries(db: Connection, query: UsageQuery, after: tuple[float, str] | None,
     return [entry(row) for row in db.execute(statement).mappings()]
 
 
+def _call(db: Connection, call_id: str) -> tuple[list[Receipt], list[Receipt]]:
+    def read(*wanted: sa.ColumnElement[bool]) -> list[Receipt]:
+        statement = sa.select(tables.ledger).where(*wanted).limit(CALL_MAX)
+        statement = statement.order_by(_LEDGER.attempt, _LEDGER.started_at, _LEDGER.id)
+        return [entry(row) for row in db.execute(statement).mappings()]
+
+    attempts = read(_LEDGER.call_id == call_id, _LEDGER.outcome != "correction")
+    return attempts, read(_LEDGER.corrects.in_([attempt.id for attempt in attempts])) if attempts else []
+
+
 def entry(row: RowMapping) -> Receipt:
     """A row of the ledger as the receipt it was."""
     return Receipt(
@@ -255,4 +271,10 @@ def entry(row: RowMapping) -> Receipt:
         tags=row["tags"],
         session=row["session"],
         corrects=row["corrects"],
+        replica=row["replica"],
+        reason=row["reason"] or "first",
+        begun_ms=row["begun_ms"],
+        queue_ms=row["queue_ms"],
+        overhead_ms=row["overhead_ms"],
+        passed_over=row["passed_over"],
     )

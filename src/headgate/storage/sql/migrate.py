@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from headgate.storage.errors import StorageError
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 """Every migration, oldest first. The last is what this version of Headgate works with."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_S = 120.0
