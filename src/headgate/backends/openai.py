@@ -16,6 +16,7 @@ from headgate.backends.openai_answer import Passing, Undecodable, error_in, read
 from headgate.backends.openai_errors import error_for
 from headgate.backends.openai_models import read_models
 from headgate.backends.openai_stream import Expectation, FrameReader, Relay
+from headgate.backends.prefill import Prefill, prefilled
 from headgate.core.call import Call, Operation
 from headgate.core.clock import Clock
 from headgate.core.deadline import Deadline, Timeouts
@@ -61,6 +62,8 @@ class OpenAISettings(Struct, frozen=True, kw_only=True):
     """How this server is told the most tokens a chat answer may have."""
     usage_in_stream: bool = True
     """Ask for usage in streams. Off for servers that refuse `stream_options`."""
+    prefill: Prefill = "none"
+    """How the server is asked to go on with a chat answer that was cut."""
     probe_path: str = "/models"
     """Below `base_url`; with `//` in front it counts from the server's root."""
     timeouts: Timeouts = Timeouts()
@@ -113,6 +116,10 @@ class OpenAIBackend:
         except BaseException:
             exchange.abort()
             raise
+
+    def continued(self, call: Call, target: Target, text: str) -> Call | None:
+        """Implements `core.ports.Continues`."""
+        return prefilled(call, text, self._settings.prefill)
 
     async def models(self) -> Sequence[ModelInfo]:
         return read_models(await self._get("/models"))

@@ -4,6 +4,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from headgate.backends.prefill import Prefill
+
 
 class Provider(Struct, frozen=True):
     """A hosted API, and the environment variable in which its users keep their key."""
@@ -12,6 +14,8 @@ class Provider(Struct, frozen=True):
     api_key_env: str
     usage_in_stream: bool = True
     output_cap_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    prefill: Prefill = "none"
+    """Only where every model there goes on with what it is given."""
 
 
 class LocalServer(Struct, frozen=True):
@@ -22,7 +26,7 @@ class LocalServer(Struct, frozen=True):
 
 PROVIDERS: dict[str, Provider] = {
     "openai": Provider("https://api.openai.com/v1", "OPENAI_API_KEY", output_cap_field="max_completion_tokens"),
-    "mistral": Provider("https://api.mistral.ai/v1", "MISTRAL_API_KEY", usage_in_stream=False),
+    "mistral": Provider("https://api.mistral.ai/v1", "MISTRAL_API_KEY", usage_in_stream=False, prefill="prefix"),
     "groq": Provider("https://api.groq.com/openai/v1", "GROQ_API_KEY"),
     "together": Provider("https://api.together.xyz/v1", "TOGETHER_API_KEY"),
     "openrouter": Provider("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),

@@ -1,0 +1,93 @@
+"""A call that lets a model go on after a text: in each server's own words, or not at all."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from headgate.backends.openai import OpenAIBackend, OpenAISettings
+from headgate.backends.prefill import Prefill, prefilled
+from headgate.backends.providers import PROVIDERS
+from headgate.core.call import Call
+from headgate.core.ports import Continues
+from headgate.core.request import ChatRequest
+from tests.backends.calls import CLOCK, call, target
+
+TEXT = "Good evening to you 🌇"
+
+
+def body(given: Call | None) -> dict[str, Any]:
+    assert given is not None
+    decoded: dict[str, Any] = json.loads(given.raw)
+    return decoded
+
+
+@pytest.mark.parametrize(
+    ("style", "message", "more"),
+    [
+        ("assistant", {}, {}),
+        ("prefix", {"prefix": True}, {}),
+        ("vllm", {}, {"continue_final_message": True, "add_generation_prompt": False}),
+    ],
+)
+def test_each_style_asks_in_its_servers_own_words(
+    style: Prefill, message: dict[str, Any], more: dict[str, Any]
+) -> None:
+    before = call(temperature=0.5, odd={"kept": 1})
+    after = prefilled(before, TEXT, style)
+    expected = json.loads(before.raw) | more
+    expected["messages"].append({"role": "assistant", "content": TEXT} | message)
+    assert body(after) == expected
+    assert after is not None
+    assert isinstance(after.body, ChatRequest)
+    assert after.body.messages[-1].content == TEXT
+    assert before.raw == call(temperature=0.5, odd={"kept": 1}).raw
+
+
+def test_a_server_without_a_style_is_not_asked() -> None:
+    assert prefilled(call(), TEXT, "none") is None
+    assert prefilled(call(operation="embedding"), TEXT, "vllm") is None
+
+
+@pytest.mark.parametrize(
+    "fields", [{"n": 2}, {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
+)
+def test_a_chat_that_has_no_single_place_to_go_on_is_not_asked_for(fields: dict[str, Any]) -> None:
+    assert prefilled(call(**fields), TEXT, "vllm") is None
+
+
+def test_a_completion_goes_on_after_its_prompt_at_any_server() -> None:
+    assert body(prefilled(call(operation="completion"), TEXT, "none"))["prompt"] == "Once" + TEXT
+
+
+@pytest.mark.parametrize("fields", [{"echo": True}, {"suffix": "."}, {"n": 2}, {"prompt": [1, 2]}, {"prompt": ["a"]}])
+def test_a_completion_of_another_kind_does_not(fields: dict[str, Any]) -> None:
+    assert prefilled(call(operation="completion", **fields), TEXT, "vllm") is None
+
+
+def test_what_may_still_be_written_is_less_but_never_nothing() -> None:
+    text = "x" * 600
+    given = prefilled(call(max_tokens=150, max_completion_tokens=20, min_tokens=30), text, "vllm")
+    found = body(given)
+    assert (found["max_tokens"], found["max_completion_tokens"], found["min_tokens"]) == (50, 1, 0)
+    capped = prefilled(msgspec.structs.replace(call(), output_cap=150), text, "vllm")
+    assert capped is not None
+    assert capped.output_cap == 50
+
+
+def test_a_text_that_json_cannot_carry_is_not_sent() -> None:
+    assert prefilled(call(), "half of a pair \ud83d", "vllm") is None
+
+
+def test_a_backend_says_what_its_servers_can_do() -> None:
+    styles: list[Prefill] = ["none", "vllm"]
+    for style in styles:
+        settings = OpenAISettings(name="up", base_url="http://127.0.0.1:1/v1", prefill=style)
+        backend = OpenAIBackend(settings, CLOCK)
+        assert isinstance(backend, Continues)
+        assert (backend.continued(call(), target("ok"), TEXT) is None) is (style == "none")
+
+
+def test_only_servers_whose_every_model_goes_on_have_a_style_by_default() -> None:
+    assert {name: one.prefill for name, one in PROVIDERS.items() if one.prefill != "none"} == {"mistral": "prefix"}
