@@ -74,6 +74,10 @@ class Metrics:
         self._idempotent = self._counter(
             names.IDEMPOTENT_CALLS, "Calls with an Idempotency-Key, by what became of them.", "result"
         )
+        self._flights = self._counter(
+            names.SINGLE_FLIGHT, "Answers of calls that identical ones could join, by who ran them.", "result"
+        )
+        self._degraded = self._counter(names.DEGRADED_CALLS, "Calls that no target answered and we did.", "level")
         self._alone = self._counter(names.LIMITS_ALONE, "Calls judged without the store of limits.", "policy")
         self._bugs = Counter(names.BUGS, "Faults of ours that a caller saw as 500.", registry=r)
         self._budget_alerts = self._counter(
@@ -148,6 +152,14 @@ class Metrics:
     def switched(self, kind: str, result: str) -> None:
         """`refused` or `diverted`, by a kill switch of this kind."""
         self._switched(kind, result).inc()
+
+    def flight(self, result: str) -> None:
+        """`led`, `joined` or `promoted`."""
+        self._flights(result).inc()
+
+    def degraded(self, level: str) -> None:
+        """`cached` or `message`."""
+        self._degraded(level).inc()
 
     def bug(self) -> None:
         self._bugs.inc()

@@ -1,0 +1,344 @@
+"""Who leads a flight, who pays, and what happens when callers leave: nothing runs for nobody, nothing is paid twice."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headgate.core.call import Call
+from headgate.core.errors import Bug, HeadgateError, OverBudget, Overloaded, Truncated, Upstream, UpstreamTimeout
+from headgate.core.events import Event, Finish, Text
+from headgate.core.policy import Budget, Governed, Policy
+from headgate.core.ports import Progress
+from headgate.core.principal import Principal
+from headgate.core.reply import Reply
+from headgate.core.usage import Usage
+from headgate.storage.limits.memory import MemoryLimiter
+from tests.pipeline.flying import Flying, start
+from tests.pipeline.spine import Telling, hangs, read, until
+
+WHOLE: list[Event | bytes] = [Text("one"), Finish("stop"), Usage(input=3, output=1)]
+
+
+class Turns:
+    """A backend's stream whose pieces the test lets out: `let(1)` lets one more out, of every run."""
+
+    def __init__(self, *first_runs: HeadgateError | None) -> None:
+        self.runs = 0
+        self.allowed = 0
+        self._changed = asyncio.Condition()
+        self._errors = list(first_runs)
+
+    async def __call__(self, call: Call, progress: Progress) -> AsyncGenerator[Event | bytes]:
+        self.runs += 1
+        error = self._errors.pop(0) if self._errors else None
+        for number, item in enumerate(WHOLE):
+            while self.allowed <= number:
+                async with self._changed:
+                    await self._changed.wait()
+            if error is not None:
+                raise error
+            progress.output_tokens += 1
+            yield item
+
+    async def let(self, count: int = 3) -> None:
+        self.allowed += count
+        async with self._changed:
+            self._changed.notify_all()
+
+
+async def end(task: "asyncio.Task[Reply]") -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_the_leader_leaves_and_the_flight_goes_on_for_the_others(tmp_path: Path) -> None:
+    async def main() -> None:
+        turns = Turns()
+        backend = Telling("a", turns)
+        spine = Flying(tmp_path, [backend])
+        leader, *others = await start(spine, 3)
+        await end(leader)
+        assert backend.closed == 0
+        await turns.let()
+        for task in others:
+            reply = await task
+            assert await read(reply) == WHOLE
+            await reply.aclose()
+        (receipt,) = spine.receipts()
+        assert (receipt.outcome, receipt.usage, receipt.call_id) == (
+            "ok", Usage(input=3, output=1), spine.done()[0]["request_id"],
+        )  # fmt: skip
+        assert [line["outcome"] for line in spine.done()] == ["cancelled", "ok", "ok"]
+        assert spine.done()[0]["input_tokens"] > 0, "its limits pay what it has used until then"
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
+def test_the_leader_leaves_in_the_middle_and_nobody_notices(tmp_path: Path) -> None:
+    async def main() -> None:
+        turns = Turns()
+        spine = Flying(tmp_path, [Telling("a", turns)])
+        tasks = await start(spine, 2)
+        await turns.let(1)
+        leader, other = await asyncio.gather(*tasks)
+        assert leader.stream is not None
+        assert await anext(leader.stream) == Text("one")
+        await leader.aclose()
+        await turns.let()
+        assert await read(other) == WHOLE
+        await other.aclose()
+        assert [receipt.outcome for receipt in spine.receipts()] == ["ok"]
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_with_the_last_caller_the_upstream_is_cancelled_at_once(tmp_path: Path, begun: bool) -> None:
+    async def main() -> None:
+        turns = Turns()
+        backend = Telling("a", turns)
+        spine = Flying(tmp_path, [backend])
+        tasks = await start(spine, 3)
+        if begun:
+            await turns.let(1)
+            for reply in await asyncio.gather(*tasks):
+                await reply.aclose()
+        else:
+            for task in tasks:
+                await end(task)
+        assert backend.closed == 1
+        assert [(r.outcome, r.code) for r in spine.receipts()] == [("cancelled", "client_closed")]
+        spine.at_rest()
+        await turns.let()
+        headers, answer = await spine.outcome()
+        assert (headers[b"x-headgate-single-flight"], answer) == (b"led", WHOLE)
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
+def test_where_the_leaders_deadline_passes_the_next_one_runs_it_anew(tmp_path: Path) -> None:
+    async def main() -> None:
+        turns = Turns()
+        backend = Telling("a", turns)
+        spine = Flying(tmp_path, [backend])
+        leader = asyncio.create_task(spine.handle(seconds=0.2))
+        await until(lambda: backend.opened == 1)
+        others = [asyncio.create_task(spine.outcome()) for _ in range(3)]
+        with pytest.raises(UpstreamTimeout) as caught:
+            await leader
+        assert caught.value.code == "deadline_exceeded"
+        await until(lambda: backend.opened == 2)
+        await turns.let()
+        answers = await asyncio.gather(*others)
+        assert [answer for _, answer in answers] == [WHOLE] * 3
+        assert sorted(headers[b"x-headgate-single-flight"] for headers, _ in answers) == [b"joined", b"joined", b"led"]
+        assert [receipt.outcome for receipt in spine.receipts()] == ["failed", "ok"]
+        assert len({receipt.call_id for receipt in spine.receipts()}) == 2, "each pays for the run that it led"
+        assert len(spine.again) == 1
+        assert spine.count("promoted") == 1
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
+def test_who_has_even_less_time_than_the_leader_is_not_made_the_leader(tmp_path: Path) -> None:
+    async def main() -> None:
+        turns = Turns()
+        backend = Telling("a", turns)
+        spine = Flying(tmp_path, [backend])
+        leader = asyncio.create_task(spine.handle(seconds=0.3))
+        await until(lambda: backend.opened == 1)
+        hasty = asyncio.create_task(spine.handle(seconds=0.1))
+        for task in (hasty, leader):
+            with pytest.raises(UpstreamTimeout):
+                await task
+        assert backend.opened == 1
+        assert [line["code"] for line in spine.done()] == ["deadline_exceeded"] * 2
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
+def test_whose_budget_holds_no_run_is_refused_alone(tmp_path: Path) -> None:
+    async def main() -> None:
+        turns = Turns(UpstreamTimeout("late", code="deadline_exceeded"))
+        spine = Flying(tmp_path, [Telling("a", turns)])
+        tasks = await start(spine, 3)
+        spine.refuse = OverBudget("spent")
+        await turns.let()
+        errors = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(error) for error in errors] == [UpstreamTimeout, OverBudget, OverBudget]
+        assert len(spine.again) == 2
+        assert len(spine.receipts()) == 1
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
+def test_a_deadline_that_passes_after_the_first_byte_is_an_error_for_all(tmp_path: Path) -> None:
+    async def main() -> None:
+        turns = Turns()
+        backend = Telling("a", turns)
+        spine = Flying(tmp_path, [backend])
+        leader = asyncio.create_task(spine.handle(seconds=0.3))
+        await until(lambda: backend.opened == 1)
+        other = asyncio.create_task(spine.handle())
+        await turns.let(1)
+        for reply in await asyncio.gather(leader, other):
+            with pytest.raises(UpstreamTimeout) as caught:
+                await read(reply)
+            await reply.aclose(caught.value)
+        assert [(r.outcome, r.code) for r in spine.receipts()] == [("failed", "deadline_exceeded")]
+        assert [line["outcome"] for line in spine.done()] == ["failed"] * 2
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
+def test_one_that_joined_keeps_its_own_deadline(tmp_path: Path) -> None:
+    async def main() -> None:
+        turns = Turns()
+        backend = Telling("a", turns)
+        spine = Flying(tmp_path, [backend])
+        (leader,) = await start(spine, 1)
+        with pytest.raises(UpstreamTimeout):
+            await spine.handle(seconds=0.1)
+        await turns.let(1)
+        begun = await leader
+        hasty = await spine.handle(seconds=0.1)
+        with pytest.raises(UpstreamTimeout) as caught:
+            await read(hasty)
+        await hasty.aclose(caught.value)
+        await turns.let()
+        assert await read(begun) == WHOLE
+        await begun.aclose()
+        assert [line["outcome"] for line in spine.done()] == ["failed", "failed", "ok"]
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
+def test_a_fault_of_ours_reaches_everyone_and_leaves_nothing(tmp_path: Path) -> None:
+    async def broken(call: Call, progress: Progress) -> AsyncGenerator[Event | bytes]:
+        for _ in range(1 // progress.output_tokens):
+            yield WHOLE[0]
+
+    async def main() -> None:
+        spine = Flying(tmp_path, [Telling("a", broken)])
+        tasks = [asyncio.create_task(spine.handle()) for _ in range(3)]
+        errors = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(error, ZeroDivisionError | Bug) for error in errors)
+        assert [line["status"] for line in spine.done()] == [500] * 3
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
+def test_a_server_that_stops_ends_the_flights(tmp_path: Path) -> None:
+    async def main() -> None:
+        backend = Telling("a", hangs())
+        spine = Flying(tmp_path, [backend])
+        tasks = await start(spine, 3)
+        await spine.flights.aclose()
+        errors = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(error, Overloaded) for error in errors)
+        assert [receipt.outcome for receipt in spine.receipts()] == ["cancelled"]
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
+def test_budgets_pay_for_one_run_and_hold_nothing_for_who_joined(tmp_path: Path) -> None:
+    budget = Policy(budgets=(Budget(1.0, per="total"),))
+    paying = Principal("key_1", "acme", frozenset({"inference"}), policies=(Governed("project", "acme", budget),))
+
+    async def main() -> None:
+        turns = Turns()
+        spine = Flying(tmp_path, [Telling("a", turns)], principal=paying)
+        limiter = spine.limiter
+        assert isinstance(limiter, MemoryLimiter)
+
+        async def balance() -> tuple[int, int]:
+            (state,) = await limiter.balances(["project:acme:usd/total/all/*::all"])
+            assert state is not None
+            return state.spent, state.held
+
+        (leader,) = await start(spine, 1)
+        spent, held = await balance()
+        assert spent == 0
+        assert held > 0
+        others = await start(spine, 4)
+        assert await balance() == (0, held), "those who joined hold nothing"
+        await turns.let(1)
+        begun = await leader
+        await begun.aclose()
+        assert await balance() == (0, held), "the run that goes on is held for"
+        await turns.let()
+        for reply in await asyncio.gather(*others):
+            await read(reply)
+            await reply.aclose()
+        assert await balance() == (5_000, 0)
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("join"), st.booleans()),
+        st.tuples(st.just("leave"), st.integers(0, 7)),
+        st.tuples(st.just("let"), st.integers(1, 3)),
+        st.tuples(st.just("turn"), st.integers(1, 4)),
+    ),
+    max_size=14,
+)
+FATES = st.lists(
+    st.sampled_from([None, Upstream("broken"), UpstreamTimeout("late", code="deadline_exceeded"), Truncated("cut")]),
+    max_size=4,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=STEPS, fates=FATES)
+def test_in_every_order_of_joining_leaving_and_failing_all_ends_and_adds_up(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]], fates: list[HeadgateError | None]
+) -> None:
+    async def caller(spine: Flying) -> list[Event | bytes]:
+        reply = await spine.handle()
+        try:
+            return await read(reply)
+        finally:
+            await reply.aclose()
+
+    async def main() -> None:
+        turns = Turns(*fates)
+        backend = Telling("a", turns)
+        spine = Flying(tmp_path_factory.mktemp("orders"), [backend])
+        callers: list[asyncio.Task[list[Event | bytes]]] = []
+        for what, number in steps:
+            if what == "join":
+                callers.append(asyncio.create_task(caller(spine)))
+            elif what == "leave" and callers:
+                callers[number % len(callers)].cancel()
+            elif what == "let":
+                await turns.let(number)
+            for _ in range(number if what == "turn" else 1):
+                await asyncio.sleep(0)
+        await turns.let()
+        outcomes = await asyncio.wait_for(asyncio.gather(*callers, return_exceptions=True), 10)
+        for outcome in outcomes:
+            assert isinstance(outcome, HeadgateError | asyncio.CancelledError) or outcome == WHOLE
+        assert len(spine.done()) == len(callers)
+        assert len(spine.receipts()) == len({receipt.id for receipt in spine.receipts()})
+        assert sum(receipt.outcome == "ok" for receipt in spine.receipts()) <= turns.runs
+        spine.at_rest()
+
+    asyncio.run(main())
