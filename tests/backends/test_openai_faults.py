@@ -199,13 +199,20 @@ def test_a_key_that_the_upstream_repeats_is_not_told_to_the_caller(server: str, 
     assert "very-secret" not in error.message.lower()
 
 
-@pytest.mark.parametrize(("model", "phase"), [("comments", "first_token"), ("stall", "between_tokens")])
-def test_comments_and_silence_are_not_progress(server: str, model: str, phase: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "phase", "code"),
+    [
+        ("comments", "first_token", "upstream_first_token_timeout"),
+        ("stall", "between_tokens", "upstream_stalled"),
+    ],
+)
+def test_comments_and_silence_are_not_progress(server: str, model: str, phase: str, code: str) -> None:
     async def main() -> None:
         up = backend(server, timeouts=Timeouts(1.0, 0.2, 0.2, 10.0))
         _, _, error = await collect(await up.open(call(model, stream=True), target(model)))
         assert type(error) is UpstreamTimeout
         assert f"phase: {phase}" in error.message
+        assert error.code == code
         assert up.counts.active == 0
         await until_stats(server, lambda now: now["open"] == 0)
 
@@ -216,7 +223,13 @@ def test_a_slow_head_is_a_timeout_of_the_first_token(server: str) -> None:
     timeouts = Timeouts(1.0, 0.1, 5.0, 10.0)
     error = asyncio.run(refused(server, "slow_head", stream=False, timeouts=timeouts))
     assert type(error) is UpstreamTimeout
-    assert "first_token" in error.message
+    assert error.code == "upstream_first_token_timeout"
+
+
+def test_the_end_of_all_patience_has_a_code_of_its_own(server: str) -> None:
+    error = asyncio.run(refused(server, "slow_head", stream=False, timeouts=Timeouts(1.0, 5.0, 5.0, 0.1)))
+    assert type(error) is UpstreamTimeout
+    assert error.code == "upstream_timeout"
 
 
 def test_a_slow_consumer_of_an_endless_stream_makes_the_upstream_stand_still(server: str) -> None:

@@ -11,7 +11,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from headgate.backends.estimate import tokens_of
 from headgate.backends.http.exchange import Exchange
-from headgate.backends.openai_errors import clean
+from headgate.backends.openai_errors import error_inside
 from headgate.backends.sse import EventTooLarge, SseDecoder, SseEvent
 from headgate.core.call import Operation
 from headgate.core.errors import HeadgateError, Truncated, Upstream
@@ -96,16 +96,11 @@ def read_body(body: bytes, operation: Operation, input_estimate: int, secret: st
 
 def error_in(raw: Raw, secret: str = "") -> HeadgateError:
     """The error for an `error` object inside an answer that claimed success."""
-    message = ""
     try:
         found = msgspec.json.decode(raw)
     except Undecodable:
         found = None
-    if isinstance(found, dict):
-        found = found.get("message")
-    if isinstance(found, str):
-        message = ": " + clean(found, secret)
-    return Upstream("the model server reported an error" + message)
+    return error_inside({"error": found} if isinstance(found, str) else found, secret)
 
 
 def read_usage(raw: Raw | None, input_estimate: int, count_output: Callable[[], int] | None) -> Usage | None:

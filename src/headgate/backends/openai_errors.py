@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from headgate.backends.refusal_words import Reason, reason_in
 from headgate.core.errors import (
     BadCall,
     Failed,
@@ -18,12 +19,37 @@ from headgate.core.errors import (
     Upstream,
     UpstreamTimeout,
 )
+from headgate.core.faults import CONTENT_POLICY, CONTEXT_LENGTH
 
 RETRY_AFTER_MAX_S = 86_400.0
 MESSAGE_CHARS_MAX = 500
 
 Header = Callable[[bytes], bytes | None]
-_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error"})
+_CODES: dict[Reason, str] = {"context_length": CONTEXT_LENGTH, "content_policy": CONTENT_POLICY}
+_SAYS_WHY = frozenset({400, 403, 404, 413, 422, 451, 500})
+"""Under these a prompt that is too long or not let through is refused: 500 by Ollama, 403 by OpenRouter."""
+_KINDS = {
+    "overloaded_error": 529,
+    "overloaded": 503,
+    "service_unavailable": 503,
+    "server_overloaded": 503,
+    "unavailable": 503,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "too_many_requests": 429,
+    "resource_exhausted": 429,
+    "tokens": 429,
+    "requests": 429,
+    "timeout_error": 504,
+    "deadline_exceeded": 504,
+    "authentication_error": 401,
+    "invalid_api_key": 401,
+    "permission_error": 403,
+} | dict.fromkeys(_QUOTA, 402)
+"""The status that an error would have had which comes inside an answer that claimed success, by its code or type."""
+_OF_A_KIND = frozenset({401, 402, 403, 408, 429, 503, 504, 529})
+"""What is told by more than "it failed"."""
 
 
 class Complaint(Struct, frozen=True):
@@ -32,6 +58,14 @@ class Complaint(Struct, frozen=True):
     message: str = ""
     code: str | None = None
     param: str | None = None
+    codes: frozenset[str] = frozenset()
+    """Its code, its type and what lies deeper."""
+    status: int | None = None
+    """A status in its own words."""
+
+    @property
+    def reason(self) -> Reason | None:
+        return reason_in(self.codes, self.message)
 
 
 def read_complaint(body: bytes, secret: str = "") -> Complaint:
@@ -40,6 +74,10 @@ def read_complaint(body: bytes, secret: str = "") -> Complaint:
         found = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return Complaint()
+    return _complaint(found, secret)
+
+
+def _complaint(found: Any, secret: str) -> Complaint:
     if isinstance(found, list) and found:
         found = found[0]  # Google wraps its errors in a list
     if not isinstance(found, dict):
@@ -54,7 +92,17 @@ def read_complaint(body: bytes, secret: str = "") -> Complaint:
         clean(message if isinstance(message, str) else msgspec.json.encode(message).decode(), secret),
         _short(error.get("code"), secret),
         _short(error.get("param"), secret),
+        _codes(error),
+        next((value for value in (error.get("code"), error.get("status")) if type(value) is int), None),
     )
+
+
+def _codes(error: dict[str, Any]) -> frozenset[str]:
+    """Azure says more in an error within the error, and Google in `status`."""
+    inner = error.get("innererror")
+    values = [error.get(name) for name in ("code", "type", "status")]
+    values += [inner.get("code")] if isinstance(inner, dict) else []
+    return frozenset(value for value in values if isinstance(value, str))
 
 
 def clean(text: str, secret: str = "") -> str:
@@ -98,25 +146,50 @@ def _number(value: bytes | None) -> float | None:
 def error_for(status: int, header: Header, body: bytes, now: float, secret: str = "") -> HeadgateError:
     """The error to raise for a status other than 2xx. `now` is Unix seconds; `secret` is kept out of every text."""
     complaint = read_complaint(body, secret)
+    reason = complaint.reason if status in _SAYS_WHY else None
     if status in {400, 404, 413, 422}:
-        return _callers_fault(status, complaint)
+        return _callers_fault(status, complaint, reason)
+    if reason is not None:
+        return _refused(reason, "" if status == 403 else complaint.message)
     wait = retry_after(header, now)
     return _our_fault(status, complaint, wait)
 
 
-def _callers_fault(status: int, complaint: Complaint) -> HeadgateError:
+def error_inside(found: Any, secret: str = "") -> HeadgateError:
+    """The error for an error object inside an answer that claimed success, whole or midway in a stream."""
+    complaint = _complaint(found, secret)
+    if complaint.reason is not None:
+        return _refused(complaint.reason, complaint.message)
+    status = next(
+        (_KINDS[code.lower()] for code in sorted(complaint.codes) if code.lower() in _KINDS), complaint.status
+    )
+    if status in _OF_A_KIND:
+        return _our_fault(status, complaint, None)
+    message = ": " + complaint.message if complaint.message else ""
+    return Upstream("the model server reported an error" + message)
+
+
+def _refused(reason: Reason, message: str) -> BadCall:
+    if not message:
+        why = "the prompt is too long for it" if reason == "context_length" else "its content policy forbids it"
+        message = f"the model server refused the request: {why}"
+    return BadCall(message, code=_CODES[reason])
+
+
+def _callers_fault(status: int, complaint: Complaint, reason: Reason | None) -> HeadgateError:
+    code = complaint.code if reason is None else _CODES[reason]
     message = complaint.message or f"the model server refused the request ({status})"
     if status == 404:
-        return NotFound(message, code=complaint.code or "model_not_found", param=complaint.param)
+        return NotFound(message, code=code or "model_not_found", param=complaint.param)
     if status == 413:
-        return TooLarge(message, code=complaint.code, param=complaint.param)
-    return BadCall(message, code=complaint.code, param=complaint.param, status=status)
+        return TooLarge(message, code=code, param=complaint.param)
+    return BadCall(message, code=code, param=complaint.param, status=status)
 
 
 def _our_fault(status: int, complaint: Complaint, wait: float | None) -> Failed:
     if status in {401, 403}:  # our key, not the caller's: nothing of the answer is shown
         return Upstream("the gateway's own access to the model server was refused", code="upstream_auth")
-    if status == 402 or (status == 429 and complaint.code in _QUOTA):
+    if status == 402 or (status == 429 and complaint.codes & _QUOTA):
         return Overloaded("the gateway's own quota at the model server is spent", code="upstream_quota")
     if status == 429:
         error = Overloaded(

@@ -14,10 +14,18 @@ _DOING: dict[Phase, str] = {
     "between_tokens": "continue its answer",
     "total": "finish its answer",
 }
+_CODES: dict[Phase, str] = {
+    "connect": "upstream_connect_timeout",
+    "first_token": "upstream_first_token_timeout",
+    "between_tokens": "upstream_stalled",
+    "total": "upstream_timeout",
+}
 
 
 def timed_out(phase: Phase, seconds: float) -> UpstreamTimeout:
-    return UpstreamTimeout(f"the model server did not {_DOING[phase]} within {seconds:.3g} s (phase: {phase})")
+    return UpstreamTimeout(
+        f"the model server did not {_DOING[phase]} within {seconds:.3g} s (phase: {phase})", code=_CODES[phase]
+    )
 
 
 class Patience:
