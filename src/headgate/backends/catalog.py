@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from headgate.backends.http.pool import PoolSettings
 from headgate.backends.openai import OpenAIBackend, OpenAISettings
+from headgate.backends.prefill import Prefill
 from headgate.backends.providers import PROVIDERS
 from headgate.backends.script import Script
 from headgate.backends.scripted import ScriptedBackend
@@ -43,6 +44,8 @@ class BackendSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Ask for usage in streams. None: as the catalogue says, else yes."""
     output_cap_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     """How the server is told the most tokens a chat answer may have. None: as the catalogue says, else max_tokens."""
+    prefill: Prefill | None = None
+    """How the server is asked to go on with a chat answer that was cut. None: as the catalogue says, else none."""
     concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     """Calls in progress there at once; more wait in fair order. None: found out from its latency."""
     probe_path: str = "/models"
@@ -91,9 +94,11 @@ def _openai(settings: BackendSettings, env: Mapping[str, str]) -> OpenAISettings
     if in_stream is None:
         in_stream = provider.usage_in_stream if provider is not None else True
     cap_field = settings.output_cap_field or (provider.output_cap_field if provider is not None else "max_tokens")
+    prefill = settings.prefill or (provider.prefill if provider is not None else "none")
     return OpenAISettings(
         name=settings.name,
         output_cap_field=cap_field,
+        prefill=prefill,
         base_url=base_url,
         api_key=key or None,
         auth=settings.auth,

@@ -80,6 +80,7 @@ class _Chunk(Struct, gc=False):
 _chunk = msgspec.json.Decoder(_Chunk)
 _members = msgspec.json.Decoder(dict[str, Raw])
 _object = msgspec.json.Decoder(dict[str, Any])
+_PLAIN = (None,) * 7 + (UNSET,) * 2
 _REASONS: dict[str, FinishReason] = {
     "length": "length",
     "tool_calls": "tool_calls",
@@ -92,6 +93,29 @@ _NAMES = ("id", "object", "created", "model", "system_fingerprint", "service_tie
 def read(item: bytes) -> list[Frame]:
     """The frames of an item. Raises `Unreadable`."""
     return [_frame(data) for data in map(_data, item.split(b"\n\n")) if data]
+
+
+def plain(item: bytes) -> tuple[int, str] | None:
+    """The choice and the text of a lone frame that says nothing else, as most do: quicker than `read`."""
+    if not item.startswith(b"data: {") or item.find(b"\n") != len(item) - 2:
+        return None
+    try:
+        chunk = _chunk.decode(item[6:])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    choices = chunk.choices
+    if not choices or len(choices) > 1 or not (chunk.usage is UNSET or bytes(chunk.usage) == b"null"):
+        return None
+    choice = choices[0]
+    delta = choice.delta
+    if delta is None:
+        return (choice.index, choice.text) if choice.text and not choice.finish_reason else None
+    if delta.content and (
+        choice.finish_reason, choice.text, delta.role, delta.reasoning_content, delta.reasoning, delta.refusal,
+        delta.tool_calls, delta.function_call, delta.audio,
+    ) == _PLAIN:  # fmt: skip
+        return choice.index, delta.content
+    return None
 
 
 def _data(part: bytes) -> bytes:

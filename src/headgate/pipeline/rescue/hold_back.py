@@ -30,9 +30,11 @@ async def hold_back(stream: Stream, rule: HoldBack, clock: Clock) -> tuple[list[
     passed since the first, what comes first; a frame counts as a piece. Raises what the stream raises. The stream is
     given back as it is, unless it was just waited for when the time was over.
     """
+    item = await anext(stream, _END)
+    if not rule.tokens and rule.ms <= 0:
+        return ([] if isinstance(item, _End) else [item]), stream
     held: list[Event | bytes] = []
     count = _Count(rule)
-    item = await anext(stream, _END)
     if rule.ms <= 0:
         while not isinstance(item, _End):
             held.append(item)
@@ -65,7 +67,7 @@ class _Count:
     """How much is held."""
 
     def __init__(self, rule: HoldBack) -> None:
-        self._tokens = rule.tokens if rule.tokens or rule.ms > 0 else 1
+        self._tokens = rule.tokens
         self._timed_only = not rule.tokens and rule.ms > 0
         self._room = HELD_BYTES_MAX
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from headgate.core.events import Event, Finish, Reasoning, Text, ToolDelta
 from headgate.core.usage import Usage
-from headgate.pipeline.rescue.frames import Frame, Piece, Refusal, Role, Template, Unreadable, read
+from headgate.pipeline.rescue.frames import Frame, Piece, Refusal, Role, Template, Unreadable, plain, read
 
 KEPT_BYTES_MAX = 16 * 1024
 """Items are kept as they are up to this size."""
@@ -68,7 +68,19 @@ class Sent:
         fresh: dict[Key, list[str]] = {}
         try:
             for item in kept:
-                self._take(item, fresh)
+                found = self._plain(item)
+                if found is None:
+                    self._take(item, fresh)
+                    continue
+                index, text = found
+                key = (index, "text", 0)
+                if key in fresh:
+                    fresh[key].append(text)
+                else:
+                    fresh[key] = [text]
+                    self.roles.add(index)
+                self.tokens += 1
+                self._chars += len(text) + 1
         except Unreadable:
             self.lost = True
         for key, parts in fresh.items():
@@ -90,6 +102,11 @@ class Sent:
     def complete(self, choices: int) -> bool:
         """Every choice has said that it is at its end."""
         return len(self.finished) >= choices
+
+    def _plain(self, item: Event | bytes) -> tuple[int, str] | None:
+        if type(item) is Text:
+            return item.index, item.text
+        return plain(item) if type(item) is bytes and self.template is not None else None
 
     def _take(self, item: Event | bytes, fresh: dict[Key, list[str]]) -> None:
         if isinstance(item, bytes):
