@@ -231,7 +231,7 @@ def watched(generate: bool | None, beats: bool = False) -> tuple[list[int], Told
 def test_one_that_makes_no_token_is_taken_out_whatever_its_health_page_says() -> None:
     found, told = watched(None)
     assert found[:2] == [0, 2]
-    assert told[0] == ("a", "open", f"breaker open ({STUCK})")
+    assert told[0] == ("a", "open", STUCK)
 
 
 def test_where_it_can_be_asked_for_a_token_that_decides() -> None:

@@ -119,7 +119,7 @@ class Breaker:
         self._open("refused", now, rng, f"credential refused ({why})")
 
     def stuck(self, now: float, rng: random.Random, why: str) -> None:
-        self._open("stuck", now, rng, f"breaker open ({why})")
+        self._open("stuck", now, rng, why)
 
     def look(self, now: float) -> None:
         """Lets an open one whose time is over become half-open."""

@@ -72,23 +72,19 @@ class Replicas:
 
         What is not known is usable.
         """
+        return at not in self._marked or self.why_not(at) is None
+
+    def why_not(self, at: str) -> str | None:
+        """Why it is not usable, in short words for the log; None where it is. As random as `usable`."""
         if at not in self._marked:
-            return True
+            return None
         replica, now = self._replicas[at], self._clock.monotonic()
         state = self._look(replica, now)
         if state == "half_open":
-            return replica.breaker.state == "half_open"
-        return state == "closed" and self._rng.random() < self._share(replica, now)
-
-    def why_not(self, at: str) -> str | None:
-        """Why it is not usable, in short words for the log."""
-        if at not in self._marked:
-            return None
-        replica, now = self._replicas[at], self._clock.monotonic()
-        state = self._look(replica, now)
-        if state == "half_open" and replica.breaker.state == "half_open":
-            return None
-        return _words(replica, state, now) if state != "closed" or replica.back_at is not None else None
+            good = replica.breaker.state == "half_open"
+        else:
+            good = state == "closed" and self._rng.random() < self._share(replica, now)
+        return None if good else _words(replica, state, now)
 
     def enter(self, at: str, *, anyway: bool = False) -> Pass | None:
         """Right before an attempt; None: not now. A half-open one gives out one pass at a time.
