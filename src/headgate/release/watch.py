@@ -15,9 +15,10 @@ from headgate.telemetry.log import Log
 
 POLL_SECONDS = 0.25
 """How often a replica looks whether another process changed something."""
-ANSWER_SECONDS = 2.0
-"""How long that look, and each write, may take before SQL counts as away."""
-ROUND_SECONDS = 10.0
+ANSWER_SECONDS = 5.0
+"""How long that look, and each write, may take before SQL counts as away: a start must not fail on a busy disk."""
+LEAVE_SECONDS = 2.0
+ROUND_SECONDS = 15.0
 BEFORE_FIRST = -1
 
 
@@ -85,7 +86,7 @@ class Watch:
     async def leave(self) -> None:
         """At the end: changes need not wait for this process any more."""
         try:
-            await self.store.leave(self._instance, FORGET_SECONDS, ANSWER_SECONDS)
+            await self.store.leave(self._instance, FORGET_SECONDS, LEAVE_SECONDS)
         except HeadgateError as error:
             self._lost(str(error))
 
