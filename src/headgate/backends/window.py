@@ -43,9 +43,11 @@ class Window:
     def _at(self, now: float) -> int:
         """The place of the present slot, after emptying those whose time is over."""
         slot = int(now / self._width)
+        if slot <= self._slot:
+            return self._slot % SLOTS
         for gone in range(max(self._slot + 1, slot - SLOTS + 1), slot + 1):
             place = gone % SLOTS
             self._calls[place] = self._failures[place] = self._latencies[place] = 0
             self._sums[place] = 0.0
-        self._slot = max(self._slot, slot)
-        return self._slot % SLOTS
+        self._slot = slot
+        return slot % SLOTS
