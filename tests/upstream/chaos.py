@@ -24,7 +24,15 @@ from headgate.bench.chaos.answer import Answer, answer
 from headgate.bench.chaos.asked import read
 
 ROOT = Path(__file__).parents[2]
-START = (sys.executable, "-m", "headgate.cli.chaos", "chaos-upstream", "--with-stdin")
+START = (sys.executable, "-m", "headgate.cli.chaos")
+
+
+def ask(url: str, body: Any = None) -> Any:
+    """GET, or POST of JSON; the JSON answered. Raises `urllib.error.HTTPError` for a refusal."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, headers={"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        return json.load(reply)
 
 
 @dataclass(frozen=True)
@@ -43,10 +51,7 @@ class Chaos:
         return f"{self.root}/v1"
 
     def _ask(self, path: str, body: Any = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.root + path, data=data, headers={"content-type": "application/json"})
-        with urllib.request.urlopen(request, timeout=10) as reply:
-            return json.load(reply)
+        return ask(self.root + path, body)
 
     def set(self, fault: str, **more: Any) -> None:
         """Replaces all rules by this one: `share`, `seed`, `first`, `from_s`, `to_s`, `on`."""
@@ -104,8 +109,40 @@ class Chaos:
 @contextlib.contextmanager
 def chaos(*arguments: str, port: int = 0) -> Iterator[Chaos]:
     """Starts it; `arguments` as of the command, such as `"--rate", "50"`. Ends with the test, whatever happens."""
-    with started([*START, "--port", str(port), *arguments]) as (first, process):
+    with started([*START, "chaos-upstream", "--with-stdin", "--port", str(port), *arguments]) as (first, process):
         yield Chaos(first["port"], process)
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A running chaos proxy."""
+
+    port: int
+    control: int
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def set(self, **weather: Any) -> None:
+        """Replaces the weather (`headgate.bench.chaos.weather.Weather`); nothing: fair."""
+        ask(f"http://127.0.0.1:{self.control}/", weather)
+
+    def drop(self) -> None:
+        """Resets all connections."""
+        ask(f"http://127.0.0.1:{self.control}/drop", {})
+
+    def counts(self) -> dict[str, int]:
+        found: dict[str, int] = ask(f"http://127.0.0.1:{self.control}/")["counts"]
+        return found
+
+
+@contextlib.contextmanager
+def proxied(port: int, **weather: Any) -> Iterator[Proxy]:
+    """A TCP proxy before that port of this machine: any server may stand there."""
+    command = [*START, "chaos-proxy", "--with-stdin", "--to", f"127.0.0.1:{port}", "--weather", json.dumps(weather)]
+    with started(command) as (first, _):
+        yield Proxy(first["port"], first["control"])
 
 
 @contextlib.contextmanager

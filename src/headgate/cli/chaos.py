@@ -1,4 +1,4 @@
-"""`headgate chaos-upstream`: a model server that misbehaves as ordered, to try a gateway or a client with.
+"""`headgate chaos-upstream` and `headgate chaos-proxy`: a model server that misbehaves, and a network that does.
 
 `python -m headgate.cli.chaos` starts the same without the rest of the house: in a fifth of the time, for tests.
 """
@@ -7,17 +7,53 @@ import argparse
 import sys
 from pathlib import Path
 
+import msgspec
 import uvloop
 
 from headgate.bench.chaos.asked import PREFILL
 from headgate.bench.chaos.faults import listed, parse
-from headgate.bench.chaos.run import Place, upstream
+from headgate.bench.chaos.run import Place, proxy, upstream
 from headgate.bench.chaos.schedule import Rule
 from headgate.bench.chaos.server import Tuning
+from headgate.bench.chaos.weather import Weather
 from headgate.cli.common import Commands, add
 
 
 def add_parser(commands: Commands) -> None:
+    _add_upstream(commands)
+    _add_proxy(commands)
+
+
+def _add_proxy(commands: Commands) -> None:
+    command = add(
+        commands,
+        "chaos-proxy",
+        "pass TCP connections on through bad weather, for tests",
+        """headgate chaos-proxy --to 127.0.0.1:8000 --weather '{"latency_ms": 50, "reset_after": 1000}'""",
+    )
+    command.add_argument("--to", required=True, metavar="HOST:PORT", help="where the bytes go")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    command.add_argument("--port", type=int, default=0, help="port to listen on (default: any free one)")
+    command.add_argument("--control", type=int, default=0, help="port that takes orders (default: any free one)")
+    command.add_argument("--weather", default="{}", metavar="JSON", help="the weather to begin with (default: fair)")
+    command.add_argument("--seed", type=int, default=0, help="of all chance (default: 0)")
+    command.add_argument("--with-stdin", action="store_true", help="end when standard input does")
+    command.set_defaults(run=_proxy)
+
+
+def _proxy(options: argparse.Namespace) -> int:
+    host, _, port = options.to.rpartition(":")
+    place = Place(options.host, options.port, control=options.control, with_stdin=options.with_stdin)
+    try:
+        weather = msgspec.json.decode(options.weather, type=Weather)
+        uvloop.run(proxy(place, (host.strip("[]"), int(port)), weather, options.seed, _say))
+    except (OSError, ValueError, msgspec.DecodeError) as error:
+        print(f"headgate: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _add_upstream(commands: Commands) -> None:
     command = add(
         commands,
         "chaos-upstream",
@@ -40,10 +76,10 @@ def add_parser(commands: Commands) -> None:
     command.add_argument("--tls-key", type=Path, metavar="FILE", help="and its key")
     command.add_argument("--with-stdin", action="store_true", help="end when standard input does")
     command.add_argument("--faults", action="store_true", help="list all faults and their options")
-    command.set_defaults(run=_run)
+    command.set_defaults(run=_upstream)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _upstream(options: argparse.Namespace) -> int:
     if options.faults:
         print(listed())
         return 0

@@ -94,7 +94,7 @@ def parse(text: str) -> Order:
     options: dict[str, str] = {}
     fault = None
     if items:
-        name, _, value = items[0].partition("=")
+        name, equals, value = items[0].partition("=")
         fault = FAULTS.get(name)
         if fault is not None:
             items.pop(0)
@@ -103,7 +103,7 @@ def parse(text: str) -> Order:
                 if not fault.main:
                     raise ValueError(f"fault {name} takes no value of its own: write {name}")
                 options[fault.main] = value
-        elif not value:
+        elif not equals:
             raise ValueError(f"no fault is called {name!r}: headgate chaos-upstream --faults lists them")
     known = {*COMMON, *(fault.options if fault else ())}
     for item in items:

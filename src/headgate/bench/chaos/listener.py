@@ -9,6 +9,8 @@ from headgate.core.clock import Clock
 from headgate.core.tasks import Tasks
 
 _BACKLOG = 4096
+_LOOK_S = 0.05
+"""Seconds between two looks whether to listen again."""
 
 
 class Listener:
@@ -45,9 +47,13 @@ class Listener:
             self._server = None
             self._tasks.spawn(self._back())
 
+    def admit(self) -> None:
+        """Listens again, soon."""
+        self._until = 0.0
+
     async def _back(self) -> None:
         while (left := self._until - self._clock.monotonic()) > 0:
-            await self._clock.sleep(left)
+            await self._clock.sleep(min(left, _LOOK_S))
         while self._server is None:
             try:
                 await self.open(self._host, self.port)

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from headgate.bench.chaos.proxy import ChaosProxy, ProxyControl
 from headgate.bench.chaos.schedule import Rule
 from headgate.bench.chaos.server import ChaosServer, Tuning
+from headgate.bench.chaos.weather import Weather
 from headgate.core.clock import SystemClock
 
 
@@ -23,6 +25,8 @@ class Place:
     port: int = 0
     cert: Path | None = None
     key: Path | None = None
+    control: int = 0
+    """The port on which a proxy takes its orders, on this machine only."""
     with_stdin: bool = False
     """Ends when standard input does, so that no test leaves it running."""
 
@@ -42,6 +46,22 @@ async def upstream(place: Place, tuning: Tuning, rules: list[Rule], seed: int, s
         await ended(place.with_stdin)
     finally:
         await server.close()
+
+
+async def proxy(place: Place, target: tuple[str, int], weather: Weather, seed: int, say: Callable[[str], None]) -> None:
+    """Says `{"port": N, "control": M}` first. Raises `OSError` where the address is taken."""
+    clock = SystemClock()
+    passing = ChaosProxy(target, clock, random.Random(seed))
+    control = ProxyControl(passing, clock)
+    await passing.listener.open(place.host, place.port)
+    await control.listener.open("127.0.0.1", place.control)
+    passing.set(weather)
+    say(json.dumps({"port": passing.listener.port, "control": control.listener.port}))
+    try:
+        await ended(place.with_stdin)
+    finally:
+        control.listener.close()
+        await passing.close()
 
 
 async def ended(with_stdin: bool) -> None:
