@@ -13,8 +13,9 @@ from headgate.core.call import Call
 from headgate.core.errors import BadCall, Bug, Failed, HeadgateError, Overloaded, Truncated, Upstream, UpstreamTimeout
 from headgate.core.events import Event, Finish, Text
 from headgate.core.faults import CONTENT_POLICY, CONTEXT_LENGTH
-from headgate.core.ports import Progress
+from headgate.core.ports import Answer, Progress
 from headgate.core.rules import Degraded, Rules
+from headgate.core.target import Target
 from headgate.core.usage import Usage
 from headgate.pipeline.kept_answers import Kept, KeptAnswers
 from tests.pipeline.flying import OTHER, Flying
@@ -48,6 +49,17 @@ class Weather:
             if self.error is not None and number == self.after:
                 raise self.error
             yield item
+
+
+class Fickle(Bodied):
+    """Answers with a whole body until it has an error."""
+
+    error: HeadgateError | None = None
+
+    async def open(self, call: Call, target: Target) -> Answer:
+        if self.error is not None:
+            raise self.error
+        return await super().open(call, target)
 
 
 @pytest.mark.parametrize("error", DOWN, ids=lambda error: f"{type(error).__name__}-{error.status}-{error.code}")
@@ -88,16 +100,13 @@ def test_what_a_model_refuses_or_cannot_take_is_told_as_it_is(tmp_path: Path, er
 
 def test_a_whole_answer_is_kept_and_served_byte_for_byte(tmp_path: Path) -> None:
     async def main() -> None:
-        backend = Bodied("a", b'{"id":"1"}', Usage(input=1, output=1))
+        backend = Fickle("a", b'{"id":"1"}', Usage(input=1, output=1))
         spine = Flying(tmp_path, [backend], rules=CACHED)
         await spine.outcome(stream=False, temperature=0.7)
-        spine.gateway.dispatch.use({"a": Telling("a", Weather())})
-        broken = Weather()
-        broken.error = Upstream("broken")
-        spine.gateway.dispatch.use({"a": Telling("a", broken)})
+        backend.error = Upstream("broken")
         headers, answer = await spine.outcome(stream=False, temperature=0.7)
         assert (headers[b"x-headgate-level"], answer) == (b"cached", [b'{"id":"1"}'])
-        with pytest.raises(Upstream):
+        with pytest.raises(Failed):
             await spine.outcome(stream=False, temperature=0.8)
 
     asyncio.run(main())

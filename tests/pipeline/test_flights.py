@@ -16,9 +16,9 @@ from headgate.core.request import EmbeddingRequest
 from headgate.core.rules import Rules
 from headgate.core.usage import Usage
 from headgate.pipeline.flights.likeness import cacheable, fingerprint
-from headgate.pipeline.flights.shared import AHEAD, KEPT, Memory
+from headgate.pipeline.flights.shared import AHEAD, KEPT, LEAST, Memory
 from tests.pipeline.flying import OTHER, Flying, start
-from tests.pipeline.spine import Bodied, Telling, hangs, make_call, read, says, until
+from tests.pipeline.spine import Bodied, Telling, make_call, read, says, until
 
 WORDS = (Text("one "), b'data: {"two":2}\n\n', Text("three"), Finish("stop"), Usage(input=3, output=3))
 
@@ -284,17 +284,30 @@ def test_one_who_stands_still_past_its_deadline_holds_nobody_back(tmp_path: Path
     asyncio.run(main())
 
 
-def test_a_process_that_holds_much_keeps_no_beginnings(tmp_path: Path) -> None:
+def test_a_process_that_holds_much_keeps_no_beginnings_and_lets_no_stream_run_ahead(tmp_path: Path) -> None:
+    told = 0
+
+    async def tell(call: Call, progress: Progress) -> AsyncGenerator[Event | bytes]:
+        nonlocal told
+        for _ in range(200):
+            told += 1
+            yield b"x" * 2_000
+        yield Usage(input=1, output=1)
+
     async def main() -> None:
-        backend = Telling("a", hangs(b"x" * 2_000))
+        backend = Telling("a", tell)
         spine = Flying(tmp_path, [backend], memory=Memory(1_000))
         first = await spine.handle()
         assert first.stream is not None
         await anext(first.stream)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert told * 2_000 <= LEAST + 3 * 2_000
         second = await spine.handle()
         assert backend.opened == 2
-        await first.aclose()
         await second.aclose()
+        assert len(await read(first)) == 200
+        await first.aclose()
         spine.at_rest()
 
     asyncio.run(main())

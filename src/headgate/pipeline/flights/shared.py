@@ -15,10 +15,12 @@ KEPT = 1024 * 1024
 """Bytes of an answer up to which its beginning is kept, for who comes late. Until then nobody waits for anybody."""
 AHEAD = 256 * 1024
 """Bytes by which the stream of a longer answer may be ahead of the slowest who follows it."""
+LEAST = 16 * 1024
+"""The same where the process holds too much already."""
 
 
 class Memory:
-    """Bytes that all flights of a process hold together. Beyond `limit` no flight keeps its beginning."""
+    """Bytes that all flights of a process hold together. Beyond `limit` none keeps its beginning, or runs ahead."""
 
     def __init__(self, limit: int = 64 * 1024 * 1024) -> None:
         self.limit = limit
@@ -86,7 +88,8 @@ class Shared:
 
     @property
     def full(self) -> bool:
-        return self.large and self._held > AHEAD
+        ahead = AHEAD if self._memory.used <= self._memory.limit else LEAST
+        return self.large and self._held > ahead
 
     async def room(self) -> None:
         """Waits for the slowest seat."""
