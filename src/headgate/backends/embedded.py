@@ -12,6 +12,7 @@ from headgate.backends.embedded_grammar import Held, Markers, held_to
 from headgate.backends.embedded_params import choices, max_tokens, sampling_params, stops
 from headgate.backends.embedded_prompt import Prompt, PromptMaker, forced_tools
 from headgate.backends.embedded_stream import ChoiceWriter, Form, answer_events
+from headgate.backends.prefill import prefilled
 from headgate.core.call import Call
 from headgate.core.clock import Clock
 from headgate.core.errors import BadCall, HeadgateError, NotFound
@@ -66,6 +67,10 @@ class EmbeddedBackend:
                 return await self._completion(call, request)
             case _:
                 raise BadCall(f"The model {self.model!r} cannot make embeddings.", param="model")
+
+    def continued(self, call: Call, target: Target, text: str) -> Call | None:
+        """Implements `core.ports.Continues`, for completions: a chat's template ends before the answer."""
+        return prefilled(call, text, "none") if target.model == self.model else None
 
     def count_input(self, call: Call) -> int | None:
         """Exact: what the model will read. None for what `open` would refuse, or not tokenise on the event loop."""

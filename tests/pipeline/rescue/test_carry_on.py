@@ -230,3 +230,21 @@ def test_completions_go_on_after_their_prompt() -> None:
         assert found.names == {"first 5 model-of-first"}
 
     asyncio.run(main())
+
+
+def test_a_server_that_tells_the_role_with_every_piece_tells_it_once() -> None:
+    async def main() -> None:
+        def said(text: str, name: str) -> bytes:
+            choice = {"index": 0, "delta": {"role": "assistant", "content": text, "odd": 1}, "finish_reason": None}
+            return frame(choice, name)
+
+        end: list[Item] = [frame({"index": 0, "delta": {}, "finish_reason": "stop"}, "other"), Finish("stop")]
+        replay = Source([*(said(one, "other") for one in "abc"), *end])
+        for another in (Attempts(None, replay), Attempts(Source([said("c", "other"), *end]))):
+            found, error = await seen(Source([said("a", "first"), said("b", "first")], CUT), call(), another)
+            assert error is None
+            assert found.choices[0].text == "abc"
+            assert found.roles == [0, 0]  # as the first server told it
+            assert found.names == {"first 5 model-of-first"}
+
+    asyncio.run(main())

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headgate.core.events import Event, Finish, Reasoning, Text, ToolDelta
+from headgate.core.events import Event, Finish, Reasoning, Text, TokenLogprob, ToolDelta
 from headgate.core.usage import Usage
+from headgate.pipeline.rescue.onward import WAITING_BYTES_MAX
+from headgate.pipeline.rescue.rescue import rescued
 from tests.pipeline.rescue.answers import CUT, Attempts, Choice, Item, Seen, Source, call, frame, framed, seen, told
 
 WORDS = st.text(st.sampled_from('ab é🌇👩‍👧\u0301\n"\\{}'), max_size=14)
@@ -188,18 +190,16 @@ def test_frames_after_the_border_keep_what_headgate_does_not_know() -> None:
     async def main() -> None:
         def said(text: str) -> bytes:
             logprobs = {"content": [{"token": text, "logprob": -0.5, "bytes": None, "top_logprobs": []}]}
-            return frame(
-                {"index": 0, "delta": {"content": text}, "logprobs": logprobs, "finish_reason": None}, "x", odd=text
-            )
+            choice = {"index": 0, "delta": {"content": text}, "logprobs": logprobs, "finish_reason": None}
+            return frame(choice, "x", odd=text).replace(b", ", b",").replace(b": ", b":").replace(b"data:", b"data: ")
 
         end = frame({"index": 0, "delta": {}, "finish_reason": "stop"}, "x")
-        items: list[Item] = []
         first = Source([said("a"), said("b")], CUT)
         second = Source([said("a"), said("b"), said("c"), end, Finish("stop"), Usage(1)])
-        found, error = await seen(first, call(logprobs=True), Attempts(second), ("replay",))
-        assert error is None
-        assert found.choices[0].text == "abc"
-        assert items == []
+        asked = call(logprobs=True)
+        got = [item async for item in rescued(first.stream, asked, ("replay",), Attempts(second))]
+        assert got[2] == said("c")
+        assert len(got) == 6
 
     asyncio.run(main())
 
@@ -212,5 +212,40 @@ def test_reasoning_keeps_the_name_that_the_first_server_gave_it() -> None:
         assert error is None
         assert found.choices[0].text == "Yes"
         assert found.choices[0].reasoning == ""  # `reasoning`, not `reasoning_content`
+
+    asyncio.run(main())
+
+
+def test_log_probabilities_are_joined_in_the_same_form_only() -> None:
+    async def main() -> None:
+        def token(text: str) -> TokenLogprob:
+            return TokenLogprob(text, -0.5, tuple(text.encode()))
+
+        first: list[Item] = [Text("ab", 0, (token("ab"),))]
+        other: list[Item] = [Text("a", 0, (token("a"),)), Text("bcd", 0, (token("b"), token("cd"))), Finish("stop")]
+        got = [
+            item
+            async for item in rescued(
+                Source(first, CUT).stream, call(logprobs=True), ("replay",), Attempts(Source(other))
+            )
+        ]
+        assert got == [*first, Text("cd", 0, (token("cd"),)), Finish("stop")]
+        framed_first = Source(framed([Text("ab")], "first"), CUT)
+        for begun, then in ((framed_first, other), (Source(first, CUT), framed([Text("abc"), Finish("stop")], "x"))):
+            found, error = await seen(begun, call(logprobs=True), Attempts(Source(then)), ("replay",))
+            assert error is CUT
+            assert found.choices[0].text == "ab"
+
+    asyncio.run(main())
+
+
+def test_one_choice_far_ahead_of_another_is_not_kept_without_bound() -> None:
+    async def main() -> None:
+        long: list[Item] = [Text("x" * 500, 0)] * (WAITING_BYTES_MAX // 500 + 10)
+        other = Source([Text("b", 0), *long, Text("a", 1)])
+        found, error = await seen(Source([Text("b", 0), Text("a", 1)], CUT), call(n=2), Attempts(other), ("replay",))
+        assert error is CUT
+        assert {index: choice.text for index, choice in found.choices.items()} == {0: "b", 1: "a"}
+        assert other.ended
 
     asyncio.run(main())

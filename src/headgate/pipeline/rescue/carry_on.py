@@ -55,7 +55,8 @@ class CarryOn:
         self._text = text
         self._tokens = tokens
         self._looking = len(text) >= REPEAT_CHARS and not _made_of_one_piece(text)
-        self._held = ""
+        self._at = 0
+        """How much of it came again, so far."""
         self._speaking = False
 
     @property
@@ -71,14 +72,14 @@ class CarryOn:
             raise Diverged("the other answer does not go on with text")
         if isinstance(piece, Text) and self._looking:
             return self._look(piece)
-        if isinstance(piece, Finish) and len(self._held) >= REPEAT_CHARS:
+        if isinstance(piece, Finish) and self._at >= REPEAT_CHARS:
             raise Diverged("the other answer began anew and ended before it came so far")
         self._speaking = True
-        held, self._held, self._looking = self._held, "", False
+        held, self._at, self._looking = self._text[: self._at], 0, False
         return [Text(held), piece] if held else [piece]
 
     def end(self) -> None:
-        if self._held:
+        if self._at:
             raise Diverged("the other answer began anew and ended before it came so far")
 
     def usage(self, usage: Usage) -> Usage:
@@ -92,17 +93,17 @@ class CarryOn:
         return shifted(usage, self._tokens)
 
     def _look(self, piece: Text) -> list[Piece]:
-        held = self._held + piece.text
-        if len(held) < len(self._text) and self._text.startswith(held):
-            self._held = held
-            return []
-        first, self._held, self._looking = not self._held, "", False
-        if held.startswith(self._text):
-            rest = held[len(self._text) :]
-            self._speaking = bool(rest)
+        at, missing = self._at, len(self._text) - self._at
+        again = piece.text[:missing]
+        if self._text.startswith(again, at):
+            if len(again) < missing:
+                self._at += len(again)
+                return []
+            rest = piece.text[missing:]
+            self._at, self._looking, self._speaking = 0, False, bool(rest)
             return [Text(rest)] if rest else []
-        self._speaking = True
-        return [piece] if first else [Text(held)]
+        self._at, self._looking, self._speaking = 0, False, True
+        return [Text(self._text[:at] + piece.text)] if at else [piece]
 
 
 def _made_of_one_piece(text: str) -> bool:

@@ -80,7 +80,7 @@ class _Chunk(Struct, gc=False):
 _chunk = msgspec.json.Decoder(_Chunk)
 _members = msgspec.json.Decoder(dict[str, Raw])
 _object = msgspec.json.Decoder(dict[str, Any])
-_PLAIN = (None,) * 7 + (UNSET,) * 2
+_PLAIN = (None,) * 6 + (UNSET,) * 2
 _REASONS: dict[str, FinishReason] = {
     "length": "length",
     "tool_calls": "tool_calls",
@@ -111,7 +111,7 @@ def plain(item: bytes) -> tuple[int, str] | None:
     if delta is None:
         return (choice.index, choice.text) if choice.text and not choice.finish_reason else None
     if delta.content and (
-        choice.finish_reason, choice.text, delta.role, delta.reasoning_content, delta.reasoning, delta.refusal,
+        choice.finish_reason, choice.text, delta.reasoning_content, delta.reasoning, delta.refusal,
         delta.tool_calls, delta.function_call, delta.audio,
     ) == _PLAIN:  # fmt: skip
         return choice.index, delta.content
@@ -149,7 +149,8 @@ def _delta(delta: _Delta, index: int, pieces: list[Piece]) -> None:
     for other in (delta.function_call, delta.audio):
         if other is not UNSET and bytes(other) != b"null":
             raise Unreadable("a frame carries what cannot be joined to another answer")
-    before = len(pieces)
+    if delta.role:
+        pieces.append(Role(index))
     if thought := delta.reasoning_content or delta.reasoning:
         pieces.append(Reasoning(thought, index))
     if delta.content:
@@ -160,8 +161,6 @@ def _delta(delta: _Delta, index: int, pieces: list[Piece]) -> None:
         function = tool.function or _Function()
         place = position if tool.index is None else tool.index
         pieces.append(ToolDelta(function.arguments or "", place, tool.id, function.name, index))
-    if delta.role and len(pieces) == before:
-        pieces.append(Role(index))
 
 
 class Template:
@@ -180,8 +179,11 @@ class Template:
         self._end = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
         self._reasoning = (reasoning_name or "reasoning_content").encode()
 
-    def renamed(self, frame: Frame, usage: bytes | None = None) -> bytes:
-        """A frame of another answer under this one's names. `usage` stands in for its own."""
+    def renamed(self, frame: Frame, usage: bytes | None = None, *, begun: bool = False) -> bytes:
+        """A frame of another answer under this one's names. `usage` stands in for its own.
+
+        `begun`: without the roles of its choices, which were told before.
+        """
         members = _members.decode(frame.data)
         for name in _NAMES:
             if name in self._names:
@@ -190,6 +192,8 @@ class Template:
                 members.pop(name, None)
         if usage is not None:
             members["usage"] = Raw(usage)
+        if begun:
+            members["choices"] = Raw(_without_roles(members["choices"]))
         return b"data: %b\n\n" % msgspec.json.encode(members)
 
     def render(self, piece: Piece) -> bytes:
@@ -219,6 +223,13 @@ class Template:
         return b"".join(
             (self._start, b'{"index":%d,' % index, said, b',"logprobs":null,"finish_reason":', reason, b"}", self._end)
         )
+
+
+def _without_roles(choices: Raw) -> bytes:
+    found = msgspec.json.decode(choices)
+    for choice in found:
+        choice["delta"].pop("role", None)
+    return msgspec.json.encode(found)
 
 
 def _tool(piece: ToolDelta) -> dict[str, Any]:

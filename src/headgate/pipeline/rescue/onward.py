@@ -1,12 +1,14 @@
 """Another attempt's items, joined to what was sent and written in the form of the first: frames, or events."""
 
+from operator import is_
+
 from headgate.core.call import Call
-from headgate.core.events import Event, Finish, Text
+from headgate.core.events import Event, Finish, Reasoning, Text, ToolDelta
 from headgate.core.usage import Usage
 from headgate.pipeline.rescue.carry_on import logprobs_wanted
 from headgate.pipeline.rescue.frames import Frame, Piece, Refusal, Role, Template, Unreadable, read, usage_json
 from headgate.pipeline.rescue.replay import Diverged, Follower
-from headgate.pipeline.rescue.sent import EVENT_BYTES, Sent
+from headgate.pipeline.rescue.sent import EVENT_BYTES, Sent, text_of
 
 WAITING_BYTES_MAX = 2**20
 """What is new of one choice waits, so large at most, until all choices have come as far as what was sent."""
@@ -42,7 +44,7 @@ class Onward:
             self._joined = True
             out, self._waiting = self._waiting, []
             return out
-        self._room -= sum(len(new) if isinstance(new, bytes) else EVENT_BYTES for new in out)
+        self._room -= sum(map(_size, out))
         if self._room < 0:
             raise Diverged("one choice of the other answer is far ahead of what was sent of another")
         return []
@@ -66,15 +68,15 @@ class Onward:
 
     def _frame(self, frame: Frame, out: list[Event | bytes]) -> None:
         passed: list[Piece] = []
-        whole = bool(frame.pieces)
         for piece in frame.pieces:
             new = self._follower.take(piece)
-            whole = whole and len(new) == 1 and new[0] is piece
             passed += new
             if isinstance(piece, Finish):
                 self._ended.add(piece.index)
                 if new:
                     self._shown.add(piece.index)
+        said = frame.pieces if len(passed) == len(frame.pieces) else _but_roles(frame.pieces)
+        whole = bool(said) and len(said) == len(passed) and all(map(is_, said, passed))
         if not self._raw:
             out += _events(passed)
             return
@@ -86,7 +88,7 @@ class Onward:
         usage = None if frame.usage is None else self._follower.usage_json(frame.usage)
         if whole:
             self._roles.update(piece.index for piece in passed)
-            out.append(template.renamed(frame, usage))
+            out.append(template.renamed(frame, usage, begun=len(said) < len(frame.pieces)))
             return
         out += self._rendered(template, passed)
         if usage is not None and self._show_usage:
@@ -123,6 +125,16 @@ class Onward:
                 continue
             out.append(template.render(piece))
         return out
+
+
+def _size(item: Event | bytes) -> int:
+    if isinstance(item, bytes):
+        return len(item)
+    return EVENT_BYTES + (len(text_of(item)) if isinstance(item, Text | Reasoning | ToolDelta) else 0)
+
+
+def _but_roles(pieces: list[Piece]) -> list[Piece]:
+    return [piece for piece in pieces if not isinstance(piece, Role)]
 
 
 def _events(pieces: list[Piece]) -> list[Event | bytes]:

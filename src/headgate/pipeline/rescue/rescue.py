@@ -1,5 +1,6 @@
 """Leads the rescue of a stream: which error may be mended, which way is tried next, when it is given up."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from headgate.core.call import Call
@@ -16,6 +17,8 @@ from headgate.pipeline.rescue.sent import Sent
 CLOSING_SECONDS = 5.0
 ATTEMPTS_MAX = 16
 """For one stream. What is affordable is for `Another` to say; this bounds what it forgot."""
+BURST = 32
+"""Items of another answer in a row, before everybody else's turn: while they are only checked nobody waits for them."""
 _FINAL = frozenset({"deadline_exceeded", "client_closed", "ledger_unavailable", "ledger_behind"})
 """No other attempt may help: the time is over, nobody listens, or the answer could not be paid for."""
 
@@ -70,13 +73,16 @@ async def _mended(broken: HeadgateError, search: "_Search", sent: Sent) -> Async
         if found is None:
             raise broken
         stream, onward = found
-        flows = False
+        flows, row = False, 0
         try:
             async for item in stream:
                 for new in onward.feed(item):
                     flows = True
                     sent.add(new)
                     yield new
+                row += 1
+                if row % BURST == 0:
+                    await asyncio.sleep(0)
             onward.end()
             return
         except Diverged:

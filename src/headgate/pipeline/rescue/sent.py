@@ -50,6 +50,8 @@ class Sent:
         """It was sent as frames, not as events."""
         self.template: Template | None = None
         """There where `raw`, unless nothing was said yet."""
+        self._named = False
+        """The template knows how this server calls reasoning."""
         self.lost = False
         """Too long, or not to be read: nothing can be joined to it."""
 
@@ -125,7 +127,9 @@ class Sent:
 
     def _look_like(self, frame: Frame) -> None:
         """The first frame that says something shows how all look: some servers begin with one that names nothing."""
-        if frame.pieces and (self.template is None or frame.reasoning_name is not None):
+        named = frame.reasoning_name is not None and not self._named
+        if frame.pieces and (self.template is None or named):
+            self._named = named
             self.template = Template(frame, self._include_usage, frame.reasoning_name)
 
     def _piece(self, piece: Piece, fresh: dict[Key, list[str]]) -> None:
