@@ -110,7 +110,7 @@ def test_an_event_a_read_gives_the_same_as_byte_by_byte(usage: bool, error: byte
         progress = Progress()
         reader = FrameReader(Expectation(usage=usage), progress)
         items = [item for piece in pieces for item in reader.feed(piece)]
-        outcomes.append((items, progress, reader.frames, reader.ended, repr(reader.error)))
+        outcomes.append((items, progress, reader.said, reader.ended, repr(reader.error)))
     assert outcomes[0] == outcomes[1]
 
 

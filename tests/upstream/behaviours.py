@@ -94,7 +94,7 @@ async def status(exchange: Exchange) -> bool:
         header: exchange.options[key].replace("_", " ") for key, header in names.items() if key in exchange.options
     }
     if code // 100 == 3:
-        headers["location"] = "http://169.254.169.254/latest/meta-data/"
+        headers["location"] = exchange.options.get("to", "http://169.254.169.254/latest/meta-data/")
     inner = {"message": f"upstream says {code}", "type": "x", "param": "messages", "code": exchange.options.get("why")}
     return await exchange.json({"error": inner}, status=code, headers=headers)
 
@@ -115,6 +115,17 @@ async def stall(exchange: Exchange) -> bool:
     await exchange.piece(b"data: " + delta("first") + b"\n\n")
     await asyncio.sleep(3600)
     return False
+
+
+async def mumble(exchange: Exchange) -> bool:
+    """A role and empty pieces for ever, after `after` tokens: it is alive, and says nothing."""
+    await exchange.sse_head()
+    role = chunk([{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
+    for data in (role, *[delta("word")] * exchange.number("after", 0)):
+        await exchange.piece(b"data: " + data + b"\n\n")
+    while True:
+        await exchange.piece(b"data: " + delta("") + b"\n\n")
+        await asyncio.sleep(0.02)
 
 
 async def comments(exchange: Exchange) -> bool:
@@ -264,6 +275,7 @@ BIG_EVENT = b"data: " + delta("y" * 20_000_000) + b"\n\n"
 
 BEHAVIOURS: dict[str, Any] = {
     "ok": ok, "honest": honest, "status": status, "slow_head": slow_head, "stall": stall, "comments": comments,
+    "mumble": mumble,
     "endless": endless, "endless_line": endless_line, "endless_json": endless_json, "big_json": big_json,
     "gzip": zipped, "usage": usage,
     "many_headers": many_headers, "huge_header": huge_header, "close_delimited": close_delimited, "early": early,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from headgate.backends.http.pool import PoolSettings
-from headgate.backends.openai import OpenAIBackend, OpenAISettings
+from headgate.backends.openai import DEADLINE_HEADER, OpenAIBackend, OpenAISettings
 from headgate.backends.prefill import Prefill
 from headgate.backends.providers import PROVIDERS
 from headgate.backends.script import Script
@@ -50,6 +50,8 @@ class BackendSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Calls in progress there at once; more wait in fair order. None: found out from its latency."""
     probe_path: str = "/models"
     """What health probes ask for. Below `base_url`; with `//` in front below the server's root: `//health`."""
+    deadline_header: str = DEADLINE_HEADER
+    """Tells the server how many seconds the call has left. Empty: it is not told."""
     timeouts: Timeouts = Timeouts()
     pool: PoolSettings = PoolSettings()
     ca_file: str | None = None
@@ -106,6 +108,7 @@ def _openai(settings: BackendSettings, env: Mapping[str, str]) -> OpenAISettings
         query=settings.query,
         usage_in_stream=in_stream,
         probe_path=settings.probe_path,
+        deadline_header=settings.deadline_header,
         timeouts=settings.timeouts,
         pool=settings.pool,
         ca_file=settings.ca_file,

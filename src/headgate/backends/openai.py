@@ -9,8 +9,9 @@ from msgspec import Raw, Struct
 
 from headgate.backends import estimate
 from headgate.backends.http.address import Origin, Resolver, parse_base_url, resolve
-from headgate.backends.http.client import HttpClient, request_head, tls_context
+from headgate.backends.http.client import HttpClient, check_header, request_head, tls_context
 from headgate.backends.http.exchange import Exchange
+from headgate.backends.http.pace import Pace
 from headgate.backends.http.pool import PoolCounts, PoolSettings
 from headgate.backends.openai_answer import Passing, Undecodable, error_in, read_body, usage_of_whole
 from headgate.backends.openai_errors import error_for
@@ -24,6 +25,7 @@ from headgate.core.errors import BadCall, HeadgateError, Upstream
 from headgate.core.ports import Answer, Health, ModelInfo, Progress
 from headgate.core.reply import Header
 from headgate.core.request import CompletionRequest, EmbeddingRequest, PassthroughRequest
+from headgate.core.rules import Patience
 from headgate.core.target import Target
 from headgate.core.usage import Usage
 
@@ -41,7 +43,9 @@ _PASSED_ON = {
 }
 CONTENT_TYPE = b"x-upstream-content-type"
 """Under this name the answers of endpoints that are not known here carry their content type."""
+DEADLINE_HEADER = "x-headgate-timeout-s"
 _HEADS_MAX = 1_000
+_PATIENCES_MAX = 1_000
 _Members = dict[str, Raw]
 _members = msgspec.json.Decoder(_Members)
 _TRUE = Raw(b"true")
@@ -66,6 +70,8 @@ class OpenAISettings(Struct, frozen=True, kw_only=True):
     """How the server is asked to go on with a chat answer that was cut."""
     probe_path: str = "/models"
     """Below `base_url`; with `//` in front it counts from the server's root."""
+    deadline_header: str = DEADLINE_HEADER
+    """Tells the server how many seconds the call has left, so that it stops in time. Empty: it is not told."""
     timeouts: Timeouts = Timeouts()
     pool: PoolSettings = PoolSettings()
     ca_file: str | None = None
@@ -89,6 +95,10 @@ class OpenAIBackend:
         tls = tls_context(settings.ca_file, settings.verify) if self._origin.secure else None
         self._http = HttpClient(self._origin, clock, settings=settings.pool, tls=tls, resolver=resolver)
         self._heads: dict[tuple[str, str], bytes] = {}
+        self._timeouts: dict[Patience, Timeouts] = {}
+        self._deadline_header = settings.deadline_header.lower().encode("ascii", "replace")
+        if settings.deadline_header:
+            check_header(settings.deadline_header, "")
         self._head("GET", settings.probe_path)  # a header that cannot be sent stops the start, not a call
 
     @property
@@ -105,13 +115,15 @@ class OpenAIBackend:
             head = self._head("POST", PATHS[call.operation], target.model)
         else:  # not remembered: callers choose these paths
             head = self._make_head("POST", "/" + unknown.path, target.model)
+        timeouts = self._settings.timeouts if target.patience is None else self._under(target.patience)
         extra = _trace(call)
-        exchange = await self._http.send(
-            head, body, timeouts=self._settings.timeouts, deadline=call.deadline, extra=extra
-        )
+        if self._deadline_header:
+            left = min(call.deadline.remaining(self._clock), timeouts.total_s)
+            extra.append((self._deadline_header, b"%.3f" % left))
+        exchange = await self._http.send(head, body, timeouts=timeouts, deadline=call.deadline, extra=extra)
         try:
             if unknown is None:
-                return await self._answer(exchange, call)
+                return await self._answer(exchange, call, timeouts.min_tokens_per_s)
             return await self._pass(exchange, call, unknown)
         except BaseException:
             exchange.abort()
@@ -135,7 +147,16 @@ class OpenAIBackend:
     async def aclose(self) -> None:
         self._http.close()
 
-    async def _answer(self, exchange: Exchange, call: Call) -> Answer:
+    def _under(self, patience: Patience) -> Timeouts:
+        """The route's own timeouts over ours; routes are few, and each is reckoned once."""
+        timeouts = self._timeouts.get(patience)
+        if timeouts is None:
+            timeouts = self._settings.timeouts.under(patience)
+            if len(self._timeouts) < _PATIENCES_MAX:
+                self._timeouts[patience] = timeouts
+        return timeouts
+
+    async def _answer(self, exchange: Exchange, call: Call, floor: float) -> Answer:
         if not 200 <= exchange.status < 300:
             raise await self._refusal(exchange)
         progress = Progress(input_tokens=estimate.input_tokens(call))
@@ -143,7 +164,8 @@ class OpenAIBackend:
         if call.stream:
             await self._check_stream(exchange)
             expected = Expectation(_choices(call), call.include_usage, self._settings.api_key or "")
-            relay = Relay(exchange, FrameReader(expected, progress))
+            pace = Pace(floor) if floor > 0 else None
+            relay = Relay(exchange, FrameReader(expected, progress, pace))
             return Answer(stream=relay, progress=progress, headers=headers, close=relay.aclose)
         if (exchange.header(b"content-type") or b"").lower().startswith(b"text/event-stream"):
             raise Upstream("the model server streams although it was not asked to", code="upstream_bad_answer")
@@ -268,6 +290,7 @@ def _headers(settings: OpenAISettings) -> dict[str, str]:
     elif settings.api_key and settings.auth == "api-key":
         headers["api-key"] = settings.api_key
     fixed = {"host", "content-length", "transfer-encoding", "connection", "accept-encoding", "content-type"}
+    fixed.add(settings.deadline_header.lower())
     for name, value in settings.headers.items():
         if name.lower() in fixed:
             raise ValueError(f"header {name!r} is set by Headgate itself")

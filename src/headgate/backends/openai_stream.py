@@ -8,7 +8,9 @@ from collections import deque
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from headgate.backends.estimate import BYTES_PER_TOKEN
 from headgate.backends.http.exchange import Exchange
+from headgate.backends.http.pace import Pace
 from headgate.backends.openai_answer import Undecodable, cut_short, error_in, given, look_into, read_usage
 from headgate.backends.sse import EventTooLarge, SseDecoder, SseEvent
 from headgate.core.errors import HeadgateError, Upstream
@@ -37,6 +39,11 @@ class _Delta(Struct, gc=False):
     reasoning: Raw | UnsetType = UNSET
     refusal: Raw | UnsetType = UNSET
     function_call: Raw | UnsetType = UNSET
+
+    def size(self) -> int:
+        """Bytes of JSON that say something."""
+        said = (self.content, self.tool_calls, self.reasoning_content, self.reasoning, self.refusal, self.function_call)
+        return sum(len(bytes(part)) for part in said if part is not UNSET and bytes(part) not in _NOTHING)
 
     def says_something(self) -> bool:
         return (
@@ -82,16 +89,22 @@ class FrameReader:
     A failure is kept in `error`, to be raised after the items before it. `ended`: by `[DONE]`, a failure or `finish`.
     """
 
-    def __init__(self, expected: Expectation, progress: Progress) -> None:
+    def __init__(self, expected: Expectation, progress: Progress, pace: Pace | None = None) -> None:
+        """`pace` is told of each piece: one token at least, more by its length."""
         self._expected = expected
         self._progress = progress
+        self.pace = pace
         self._decoder = SseDecoder()
         self._seen: set[int] = set()
         self._finished: set[int] = set()
         self._usage: Usage | None = None
         self.ended = False
         self.error: HeadgateError | None = None
-        self.frames = 0
+
+    @property
+    def said(self) -> int:
+        """How many pieces said something so far: comments, roles and empty pieces are not among them."""
+        return self._progress.output_tokens
 
     def feed(self, data: bytes) -> list[Event | bytes]:
         lone = self._decoder.lone(data)
@@ -160,7 +173,6 @@ class FrameReader:
         told, used = given(chunk.error), given(chunk.usage)
         if told is not None or name == b"error":
             raise error_in(told if told is not None else Raw(data), self._expected.secret)
-        self.frames += 1
         choices = chunk.choices
         if choices:
             for choice in choices:
@@ -186,6 +198,8 @@ class FrameReader:
             choice.text is not UNSET and bytes(choice.text) not in _NOTHING
         ):
             self._progress.output_tokens += 1
+            if self.pace is not None:
+                self.pace.tokens += _weight(choice)
         if choice.finish_reason and index not in self._finished:
             self._finished.add(index)
             items.append(Finish(_REASONS.get(choice.finish_reason, "stop"), index))
@@ -210,6 +224,14 @@ class FrameReader:
         self.ended = True
 
 
+def _weight(choice: _Choice) -> float:
+    """Tokens in a piece, by its length: servers send several at once."""
+    size = choice.delta.size() if choice.delta is not None else 0
+    if choice.text is not UNSET:
+        size += len(bytes(choice.text))
+    return max(1.0, (size - 2) / BYTES_PER_TOKEN)  # without the quotes
+
+
 def _without_usage(data: bytes) -> bytes:
     # A quote inside a JSON string is escaped, so this text can only be a member of an object.
     data = data.replace(_NULL_USAGE, b"")
@@ -227,6 +249,7 @@ class Relay:
         self._exchange = exchange
         self._reader = reader
         self._items: deque[Event | bytes] = deque()
+        exchange.patience.pace = reader.pace
 
     def __aiter__(self) -> "Relay":
         return self
@@ -239,15 +262,15 @@ class Relay:
                 if reader.error is not None:
                     raise reader.error
                 raise StopAsyncIteration
-            known = reader.frames
+            known = reader.said
             try:
                 data = await self._exchange.__anext__()
             except StopAsyncIteration:
                 items.extend(reader.finish())
                 continue
             items.extend(reader.feed(data))
-            if reader.frames != known:
-                self._exchange.progress()  # comments keep a connection alive, not an answer
+            if reader.said != known:
+                self._exchange.progress()  # comments and empty pieces keep a connection alive, not an answer
         return items.popleft()
 
     def _settle(self) -> None:

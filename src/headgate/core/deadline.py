@@ -3,8 +3,10 @@
 import asyncio
 
 from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from headgate.core.clock import Clock
+from headgate.core.rules import Patience
 
 
 class Deadline(Struct, frozen=True):
@@ -31,6 +33,13 @@ class Timeouts(Struct, frozen=True, forbid_unknown_fields=True):
 
     connect_s: float = 5.0
     first_token_s: float = 60.0
-    """From the request sent to the first byte of the answer's body."""
+    """From the request sent to the first token of a stream, or the first byte of a whole answer's body."""
     between_tokens_s: float = 30.0
     total_s: float = 600.0
+    min_tokens_per_s: float = 0.0
+    """A stream that is slower than this for ten seconds of waiting is ended. 0: no stream is too slow."""
+
+    def under(self, patience: Patience) -> "Timeouts":
+        """These, where the route has none of its own."""
+        own = {name: value for name, value in asdict(patience).items() if value is not None}
+        return replace(self, **own)

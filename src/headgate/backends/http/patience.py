@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Literal
 
+from headgate.backends.http.pace import Pace
 from headgate.core.errors import UpstreamTimeout
 
 Phase = Literal["connect", "first_token", "between_tokens", "total"]
@@ -28,6 +29,13 @@ def timed_out(phase: Phase, seconds: float) -> UpstreamTimeout:
     )
 
 
+def too_slow(pace: Pace) -> UpstreamTimeout:
+    return UpstreamTimeout(
+        f"the model server gave fewer than {pace.per_s:.3g} tokens a second over {pace.window_s:.3g} s",
+        code="upstream_too_slow",
+    )
+
+
 class Patience:
     """Counts the time spent *waiting* since the last progress; a busy consumer's time is not the upstream's.
 
@@ -45,6 +53,8 @@ class Patience:
         "_since",
         "_spent",
         "_total",
+        "_waited",
+        "pace",
     )
 
     def __init__(
@@ -61,6 +71,9 @@ class Patience:
         self._expired = expired
         self._phase: Phase = "first_token"
         self._spent = 0.0
+        self._waited = 0.0  # since the first token, up to the last one
+        self.pace: Pace | None = None
+        """What a stream must keep up after its first token, if anything."""
         self._since: float | None = None
         self._armed_at = 0.0
         self._handle: asyncio.TimerHandle | None = None
@@ -68,6 +81,8 @@ class Patience:
     def waiting(self) -> None:
         now = self._since = self._loop.time()
         due = min(now + self._limit - self._spent, self._total[0])
+        if self.pace is not None and self._phase == "between_tokens":
+            due = min(due, now + self.pace.step_s)
         if self._handle is None or due < self._armed_at:
             self._arm(due)
 
@@ -77,9 +92,13 @@ class Patience:
             self._since = None
 
     def progress(self) -> None:
-        self._spent = 0.0
         if self._since is not None:
-            self._since = self._loop.time()
+            now = self._loop.time()
+            self._spent += now - self._since
+            self._since = now
+        if self._phase == "between_tokens":
+            self._waited += self._spent
+        self._spent = 0.0
         self._phase = "between_tokens"
         self._limit = self._between_s
 
@@ -102,8 +121,13 @@ class Patience:
         if now >= end:
             self._expired(timed_out("total", seconds))
             return
-        left = self._limit - self._spent - (0.0 if self._since is None else now - self._since)
+        spent = self._spent + (0.0 if self._since is None else now - self._since)
+        left = self._limit - spent
+        pace = self.pace if self._phase == "between_tokens" else None
         if left <= 0 and self._since is not None:
             self._expired(timed_out(self._phase, self._limit))
+        elif pace is not None and self._since is not None and pace.slow(self._waited + spent):
+            self._expired(too_slow(pace))
         else:
-            self._arm(min(now + max(left, 0.01), end))
+            soon = max(left, 0.01) if pace is None else min(max(left, 0.01), pace.step_s)
+            self._arm(min(now + soon, end))
