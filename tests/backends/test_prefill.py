@@ -1,6 +1,7 @@
 """A call that lets a model go on after a text: in each server's own words, or not at all."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,7 +13,10 @@ from headgate.backends.providers import PROVIDERS
 from headgate.core.call import Call
 from headgate.core.ports import Continues
 from headgate.core.request import ChatRequest
+from headgate.core.target import Target
+from tests.backends import folders
 from tests.backends.calls import CLOCK, call, target
+from tests.backends.embedded import Asker, run
 
 TEXT = "Good evening to you 🌇"
 
@@ -87,6 +91,19 @@ def test_a_backend_says_what_its_servers_can_do() -> None:
         backend = OpenAIBackend(settings, CLOCK)
         assert isinstance(backend, Continues)
         assert (backend.continued(call(), target("ok"), TEXT) is None) is (style == "none")
+
+
+def test_our_own_engine_goes_on_with_completions(tmp_path: Path) -> None:
+    folders.write(tmp_path / "tiny")
+
+    async def work(ask: Asker) -> None:
+        assert isinstance(ask.backend, Continues)
+        more = ask.backend.continued(call("m", operation="completion"), Target("embedded", "tiny"), " more")
+        assert body(more)["prompt"] == "Once more"
+        assert ask.backend.continued(call("m"), Target("embedded", "tiny"), " more") is None
+        assert ask.backend.continued(call("m", operation="completion"), Target("embedded", "other"), "") is None
+
+    run(tmp_path / "tiny", work)
 
 
 def test_only_servers_whose_every_model_goes_on_have_a_style_by_default() -> None:
