@@ -28,12 +28,12 @@ from headgate.core.target import RouteTable
 from headgate.core.usage import Receipt, Usage
 from headgate.ledger.accounts.questions import UsageQuery, UsageRow
 from headgate.ledger.accounts.story import Story, tell
-from headgate.ledger.billing.invoices import Invoice, draw, seal
 from headgate.ledger.idempotency.ask import IdempotencySettings
-from headgate.ledger.prices import PriceBook, PriceTable
 from headgate.tenancy.keyring import CreatedKey, KeyRecord, KeySpec
 from headgate.tenancy.records import Actor
+from tests.api.invoices import Invoices
 from tests.api.turns import Turns
+from tests.resume.kept import kept_streams
 
 KEY = "hg-user"
 ADMIN = "hg-admin"
@@ -173,24 +173,6 @@ class Accounts:
         return tell(call_id, [receipt for receipt in self.receipts if receipt.call_id == call_id])
 
 
-class Invoices:
-    """Every month is as good as empty."""
-
-    def __init__(self) -> None:
-        self.book: list[Invoice] = []
-
-    async def get(self, tenant: str, month: str) -> Invoice:
-        return draw(tenant, month, [], PriceTable(PriceBook("v")), [], 0.0)
-
-    async def issue(self, tenant: str, month: str) -> Invoice:
-        issued = seal(await self.get(tenant, month), f"HG-{len(self.book) + 1:06d}", None)
-        self.book.append(issued)
-        return issued
-
-    async def issued(self, tenant: str | None) -> list[Invoice]:
-        return [each for each in self.book if tenant in {None, each.tenant}]
-
-
 class House:
     """The server in a thread of its own; a context manager."""
 
@@ -205,6 +187,8 @@ class House:
         self.switches: Any = None
         """Where a test asks the organization's endpoints, it brings these."""
         self.bugs: list[tuple[str, BaseException]] = []
+        self.resumed: list[str] = []
+        self.streams = kept_streams(self.bugs, self.resumed)
         self.refused: list[RefusedRequest] = []
         self.accounts = Accounts()
         self.invoices = Invoices()
@@ -244,6 +228,7 @@ class House:
         await self._stop.wait()
         await self.server.stop()
         await self.runs.aclose()
+        await self.streams.aclose()
 
     def _services(self) -> Services:
         clock = SystemClock()
@@ -255,6 +240,7 @@ class House:
             keys=self.keys,
             switches=self.switches,
             runs=self.runs,
+            streams=self.streams,
             tenancy=self.tenancy,
             accounts=self.accounts,
             invoices=self.invoices,

@@ -22,6 +22,7 @@ from tests.upstream.process import upstream
 RUN_NO_MODEL = {
     "GET /v1/models": "lists names from a snapshot",
     "GET /v1/models/{id}": "shows one name from a snapshot",
+    "GET /v1/streams/{id}": "sends the rest of an answer that was paid for; tests/resume proves that it is admitted",
     "GET /livez": "says that the process answers",
     "GET /readyz": "says whether calls would be taken",
     "GET /metrics": "shows counters of this process",

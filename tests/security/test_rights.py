@@ -61,6 +61,7 @@ WHO_MAY = {
     ("POST", "/passthrough/{backend}/{path}"): "inference",
     ("GET", "/v1/models"): "inference",
     ("GET", "/v1/models/{id}"): "inference",
+    ("GET", "/v1/streams/{id}"): "inference",
     ("GET", "/admin/keys"): "admin",
     ("POST", "/admin/keys"): "admin",
     ("GET", "/admin/keys/{id}"): "admin",

@@ -28,6 +28,7 @@ from headgate.api.routes import (
     spend_alerts,
     spend_limits,
     spend_stops,
+    streams,
     usage,
     users,
 )
@@ -39,6 +40,7 @@ ROUTES: tuple[Route, ...] = (
     *chat.ROUTES,
     *completions.ROUTES,
     *embeddings.ROUTES,
+    *streams.ROUTES,
     *passthrough.ROUTES,
     *models.ROUTES,
     *keys.ROUTES,

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from headgate.api.exchange import JSON, STREAM, Exchange
-from headgate.api.recording import Follower, Recording
+from headgate.api.recording import KEPT_HEADERS, Follower, Recording
 from headgate.api.relay import Heartbeat
 from headgate.api.runs import Run
 from headgate.api.services import Services
@@ -24,8 +24,6 @@ from headgate.ledger.idempotency.ask import Ask, Kept, make_ask, reused
 REPLAY = b"x-headgate-idempotent-replay"
 JOINED: Header = (REPLAY, b"joined")
 REPLAYED: Header = (REPLAY, b"true")
-KEPT_HEADERS = (b"x-headgate-backend", b"x-upstream-", b"openai-version")
-"""Beginnings of the reply's headers that tell of the answer itself; the others tell of the call, and are its own."""
 LOOK_S, LOOK_S_MAX = 0.1, 0.3
 """How often a call that another replica runs is looked for."""
 RETRY_S, RETRY_S_MAX = 0.5, 10.0

@@ -8,6 +8,8 @@ from headgate.core.errors import HeadgateError, Overloaded
 from headgate.core.reply import Header
 from headgate.ledger.idempotency.ask import too_large
 
+KEPT_HEADERS = (b"x-headgate-backend", b"x-upstream-", b"openai-version")
+"""Beginnings of the reply's headers that tell of the answer itself; the others tell of the call, and are its own."""
 AHEAD = 256 * 1024
 """Bytes by which the writer of a large answer may be ahead of the slowest who follows it."""
 BATCH = 32

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from headgate.api.resume import Streams
 from headgate.api.runs import Runs
 from headgate.core.call import Call
 from headgate.core.clock import Clock
@@ -69,6 +70,7 @@ class Services(Struct, frozen=True, kw_only=True):
     keys: Keys
     switches: KillSwitches
     runs: Runs
+    streams: Streams
     tenancy: Tenancy
     accounts: Answers
     invoices: Invoices

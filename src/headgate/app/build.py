@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 import headgate
+from headgate.api.resume import Streams
 from headgate.api.runs import Runs
 from headgate.api.services import RefusedRequest, Services
 from headgate.app.config import EMBEDDED, Config, Environment
@@ -54,6 +55,7 @@ from headgate.storage.limits.guarded import Change, Hears
 from headgate.storage.limits.together import Limits, open_limits
 from headgate.storage.sql.open import open_sql
 from headgate.storage.sql.port import Sql
+from headgate.storage.streams.open import open_streams
 from headgate.telemetry import names
 from headgate.telemetry.log import Log
 from headgate.telemetry.metrics import Metrics
@@ -73,6 +75,7 @@ class Parts:
     accounts: Accounts
     cashier: Cashier
     runs: Runs
+    streams: Streams
     fleet: Fleet
     inference: Inference | None
     readiness: Readiness
@@ -106,7 +109,7 @@ async def build(
 ) -> AsyncIterator[Parts]:
     """A server's parts, wired and started, the listener left out. Raises `ConfigError` with the remedy."""
     async with AsyncExitStack() as stack:
-        rng = random.Random(random.SystemRandom().getrandbits(64))
+        rng, secret = random.Random(random.SystemRandom().getrandbits(64)), home.secret(environment.secret)
         ids, metrics, tasks = Ids(clock, rng), Metrics(), Tasks()
 
         sql = await open_database(config, environment.home)
@@ -122,7 +125,6 @@ async def build(
         journal, shipper = books.journal, books.shipper
         accounts = Accounts(accounts_store.Store(sql), shipper.flush)
 
-        secret = home.secret(environment.secret)
         auth = Auth(clock, secret)
         keys = Keys(tenancy_store.Store(sql), secret, clock, ids, lambda table: _swap_keys(auth, table), log)
         await keys.refresh()
@@ -155,11 +157,12 @@ async def build(
         runs = Runs(turns, config.idempotency, metrics.idempotent)
         stack.push_async_callback(tasks.aclose)
         stack.push_async_callback(runs.aclose)
+        streams = await stack.enter_async_context(_streams(config, kit))
         for work, name in (*books.works(path), *_upkeep(keys, switched, accounts, turns, path, fleet, kit)):
             keep(tasks, work, name, log)
         yield Parts(
             gateway, path, keys, KillSwitches(switched.store, clock, ids, switched.follow), accounts, cashier, runs,
-            fleet, inference, readiness, shipper, meter, metrics, ids, clock, log, tasks,
+            streams, fleet, inference, readiness, shipper, meter, metrics, ids, clock, log, tasks,
         )  # fmt: skip
 
 
@@ -174,6 +177,7 @@ def services(parts: Parts) -> Services:
         keys=parts.keys,
         switches=parts.switches,
         runs=parts.runs,
+        streams=parts.streams,
         tenancy=Tenancy(parts.keys),
         accounts=parts.accounts,
         invoices=parts.cashier,
@@ -241,6 +245,31 @@ async def _switched(sql: Sql, instance: str, port: int, kit: Kit) -> AsyncIterat
         yield switched
     finally:
         await switched.leave()
+
+
+@asynccontextmanager
+async def _streams(config: Config, kit: Kit) -> AsyncIterator[Streams]:
+    """Resumable streams, kept where the limits are. Those in progress are ended first, then what keeps them."""
+    metrics, tasks = kit.metrics, Tasks()
+    try:
+        store = open_streams(config.storage.counters, config.streams, kit.clock)
+    except StorageError as error:
+        raise ConfigError(str(error)) from error
+
+    def bug(request_id: str, error: BaseException) -> None:
+        _log_bug(kit.log, metrics, request_id, error)
+
+    streams = Streams(store, config.streams, kit.clock, bug, metrics.stream_resumed, metrics.stream_unkept)
+    metrics.watch(names.STREAMS, "Streams that this process keeps or writes for clients to resume.", lambda: store.kept)
+    metrics.watch(names.STREAM_RUNS, "Resumable streams in progress in this process.", lambda: len(streams))
+    metrics.watch(names.STREAM_BYTES, "Bytes of resumable streams in this process.", lambda: streams.held)
+    keep(tasks, store.run(), "streams kept", kit.log)
+    try:
+        yield streams
+    finally:
+        await streams.aclose()
+        await tasks.aclose()
+        await store.aclose()
 
 
 def _upkeep(

@@ -17,6 +17,7 @@ from headgate.app.yamlfile import ConfigError, YamlFile
 from headgate.backends.catalog import BackendSettings
 from headgate.backends.providers import LOCAL_SERVERS, PROVIDERS
 from headgate.core.bus import BusSettings, NatsSettings
+from headgate.core.streams import StreamSettings
 from headgate.core.target import Target
 from headgate.engine.settings import EngineSettings
 from headgate.ledger.idempotency.ask import IdempotencySettings
@@ -84,6 +85,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     capacity: AdaptiveSettings = AdaptiveSettings()
     """How the concurrency of backends without a fixed one is found."""
     idempotency: IdempotencySettings = IdempotencySettings()
+    streams: StreamSettings = StreamSettings()
+    """Which streams a client can come back for."""
     engine: EngineConfig = EngineConfig()
     backends: tuple[BackendSettings, ...] = ()
     routes: tuple[RouteSettings, ...] = ()

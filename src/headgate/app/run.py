@@ -119,6 +119,8 @@ class _Run:
         await server.stop()
         left = self._config.server.grace_s - (self._clock.monotonic() - began)
         await parts.runs.aclose(max(0.0, left))  # calls with an Idempotency-Key go on when their callers have left
+        left = self._config.server.grace_s - (self._clock.monotonic() - began)
+        await parts.streams.aclose(max(0.0, left))  # and so do resumable streams
 
     def _load_again(self) -> Config:
         return with_options(load(find_file(self._options.config)), self._options)

@@ -78,6 +78,8 @@ class Metrics:
             names.SINGLE_FLIGHT, "Answers of calls that identical ones could join, by who ran them.", "result"
         )
         self._degraded = self._counter(names.DEGRADED_CALLS, "Calls that no target answered and we did.", "level")
+        self._resumed = self._counter(names.STREAMS_RESUMED, "Attempts to resume a stream.", "result")
+        self._unkept = self._counter(names.STREAMS_UNKEPT, "Streams that could not be made resumable.", "reason")
         self._alone = self._counter(names.LIMITS_ALONE, "Calls judged without the store of limits.", "policy")
         self._bugs = Counter(names.BUGS, "Faults of ours that a caller saw as 500.", registry=r)
         self._budget_alerts = self._counter(
@@ -160,6 +162,14 @@ class Metrics:
     def degraded(self, level: str) -> None:
         """`cached` or `message`."""
         self._degraded(level).inc()
+
+    def stream_resumed(self, result: str) -> None:
+        """`resumed`, or why it was not, or not to the end."""
+        self._resumed(result).inc()
+
+    def stream_unkept(self, reason: str) -> None:
+        """`too_many`: served without ids; `store`: the store of streams did not take all of it."""
+        self._unkept(reason).inc()
 
     def bug(self) -> None:
         self._bugs.inc()

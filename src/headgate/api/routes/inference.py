@@ -6,6 +6,7 @@ from functools import partial
 from headgate.api.exchange import JSON, STREAM, Exchange
 from headgate.api.once import answer_once
 from headgate.api.relay import Pen, fold, relay
+from headgate.api.resumed import answer_resumable
 from headgate.api.services import Services
 from headgate.api.wire.calls import Head, read_head
 from headgate.api.wire.encoding import DONE, Encoder, Fold
@@ -36,8 +37,11 @@ class Shape:
 async def answer(exchange: Exchange, shape: Shape) -> None:
     """Raises `HeadgateError`; the reply is closed exactly once in every case, before the answer's last byte."""
     call = await _read(exchange, shape.read)
+    produce = partial(_produce, exchange.services, exchange.settings.heartbeat_s, shape)
     if call.idempotency_key is not None:
-        await answer_once(exchange, call, partial(_produce, exchange.services, exchange.settings.heartbeat_s, shape))
+        await answer_once(exchange, call, produce)
+        return
+    if call.stream and await answer_resumable(exchange, call, produce):
         return
     exchange.called = True
     reply = await exchange.services.gateway.handle(call)

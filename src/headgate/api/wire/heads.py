@@ -1,6 +1,9 @@
 """What a call takes from its headers: who asks, how long it may take, whether it is a retry."""
 
 import math
+import re
+
+from msgspec import Struct
 
 from headgate.api.http import Request
 from headgate.core.errors import BadCall
@@ -11,6 +14,15 @@ MAX_SESSION = 128
 MAX_CREDENTIAL = 8 * 1024
 MAX_RETRY_COUNT = 1000
 MAX_CLIENT_REQUEST_ID = 128
+STREAM_ID = re.compile(r"req_[0-9a-z]{26}")
+_EVENT_ID = re.compile(rf"({STREAM_ID.pattern}):([0-9]{{1,9}})")
+
+
+class EventId(Struct, frozen=True):
+    """A frame of a stream: the id of the call that made the stream, and the frame's number, from 1."""
+
+    stream: str
+    number: int
 
 
 def _text(request: Request, name: bytes) -> str | None:
@@ -68,6 +80,31 @@ def session(request: Request) -> str | None:
             f"x-headgate-session has at most {MAX_SESSION} printable ASCII characters.", code="invalid_session"
         )
     return value
+
+
+def resumable(request: Request) -> bool | None:
+    """Whether the caller wants a stream with ids; None where he does not say. Raises `BadCall`."""
+    value = _text(request, b"x-headgate-resumable")
+    if not value:
+        return None
+    if value.lower() not in {"true", "false"}:
+        raise BadCall("x-headgate-resumable is true or false.", code="invalid_resumable")
+    return value.lower() == "true"
+
+
+def last_event_id(request: Request) -> EventId | None:
+    """The frame after which the caller wants to go on. Raises `BadCall` for one that no stream of ours can have."""
+    value = _text(request, b"last-event-id")
+    if not value:
+        return None
+    found = _EVENT_ID.fullmatch(value)
+    if found is None:
+        raise BadCall(
+            "Last-Event-ID is the last id line you have of the stream to resume, such as "
+            "req_01k3zq8v6h2w7d9n4c5b1x0m2t:17. Leave it out to begin a new answer.",
+            code="invalid_last_event_id",
+        )
+    return EventId(found[1], int(found[2]))
 
 
 def priority(request: Request) -> Priority | None:
