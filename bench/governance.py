@@ -32,12 +32,13 @@ from headgate.core.ids import Ids
 from headgate.core.policy import Budget, Governed, Limit, Policy
 from headgate.core.principal import KeyTable, Principal, hash_key
 from headgate.core.request import ChatRequest
-from headgate.core.target import Target
+from headgate.core.target import Routed, Target
 from headgate.core.usage import Usage
 from headgate.ledger.accounts.questions import SpendQuestion
 from headgate.ledger.journal import Journal
 from headgate.ledger.prices import PriceBook, PriceTable, read_book
 from headgate.pipeline.auth import Auth
+from headgate.pipeline.course import Step
 from headgate.pipeline.meter import Meter
 from headgate.storage.limits.memory import MemoryLimiter
 from headgate.telemetry.log import Log
@@ -104,11 +105,11 @@ class House:
         principal = self.auth.check(call.credential, "inference", call.model)
         story.principal = principal
         times.append(now())
-        lease = await self.admission.admit(principal, call, lambda call: [Target("a", call.model)])
+        lease = await self.admission.admit(principal, call, lambda call: Routed((Target("a", call.model),)))
         times.append(now())
         hold = lease.first_hold()
         assert hold is not None
-        attempt = story.attempt(lease.call, lease.targets[0], hold)
+        attempt = story.attempt(lease.call, Step(lease.routed.targets[0], "first"), hold)
         times.append(now())
         attempt.first_piece()
         attempt.succeed(Usage(input=230, output=80))

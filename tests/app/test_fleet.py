@@ -65,7 +65,7 @@ def test_unchanged_backends_are_kept_changed_ones_replaced_removed_ones_gone() -
         assert sorted(after) == ["a", "b"]
         assert house.models == ["scripted", "y"]
         assert house.fleet.up() == {"a": 1.0, "b": 1.0}
-        versions = [table.version for table, _ in house.published]
+        versions = [table.version for table, *_ in house.published]
         assert versions == sorted(set(versions))
 
     run(main)

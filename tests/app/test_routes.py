@@ -1,7 +1,8 @@
 """From settings and lists to routes, and what the welcome says about them."""
 
-from headgate.app.config import RouteSettings, TargetSettings
+from headgate.app.config import RouteSettings
 from headgate.app.routes import build_routes, visible_models
+from headgate.app.rules import RuleSettings, TargetSettings
 from headgate.app.welcome import Progress, welcome
 from headgate.core.ports import ModelInfo
 from headgate.core.target import RouteTable, Target
@@ -9,7 +10,7 @@ from headgate.core.target import RouteTable, Target
 
 def table(*routes: RouteSettings, aliases: dict[str, dict[str, str]] | None = None, **listed: list[str]) -> RouteTable:
     models = {name: [ModelInfo(model, owned_by=name) for model in names] for name, names in listed.items()}
-    return build_routes(3, routes, models, aliases or {})
+    return build_routes(3, routes, models, aliases or {}, RuleSettings(), {})
 
 
 def to(*backends: str) -> tuple[TargetSettings, ...]:

@@ -75,7 +75,7 @@ class House:
         self.auth = Auth(clock, SECRET, table)
         self.path = pathway(CONFIG, self.auth, self.limiter, self._spent, meter, around.rng)
         self.gateway = self.path.gateway
-        self.gateway.dispatch.use(around.backends)
+        self.path.upstreams.use(around.backends, {})
         routes = {
             name: Route(name, (Target("a", name),), (Target("b", name), Target("c", "m"))) for name in PRICES
         }  # fmt: skip

@@ -31,6 +31,7 @@ engine: {{enabled: false}}
 storage: {{sql: {sql}}}
 prices: {prices}
 admission: {{key_requests_per_minute: 100000000, key_tokens_per_minute: 100000000000}}
+retries: {{attempts: 1}}
 backends: [{{name: up, base_url: "{upstream}"}}]
 routes: [{{model: "*", targets: [{{backend: up}}]}}]
 """

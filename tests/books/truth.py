@@ -76,7 +76,7 @@ class Stage:
 
     kind = "stage"
 
-    def __init__(self, name: str, clock: Clock, tries: dict[tuple[str, str], Try], acts: list[Act]) -> None:
+    def __init__(self, name: str, clock: Clock, tries: dict[tuple[str, int], Try], acts: list[Act]) -> None:
         self.name = name
         self._clock = clock
         self.process = 0
@@ -87,8 +87,10 @@ class Stage:
     async def open(self, call: Call, target: Target) -> Answer:
         act = self._acts.pop(0) if len(self._acts) > 1 else self._acts[0]
         attempt = Try(call, self.name, act, self.process, self._clock.now())
-        assert (call.id, self.name) not in self._tries
-        self._tries[call.id, self.name] = attempt
+        number = 1
+        while (call.id, number) in self._tries:
+            number += 1
+        self._tries[call.id, number] = attempt
         try:
             await attempt.turn()
             if not act.opens:
@@ -148,16 +150,16 @@ class Stage:
 
 @dataclass
 class Truth:
-    """All attempts of a history, of all processes."""
+    """All attempts of a history, of all processes: each call's by number."""
 
-    tries: dict[tuple[str, str], Try] = field(default_factory=dict)
+    tries: dict[tuple[str, int], Try] = field(default_factory=dict)
     outcomes: Counter[str] = field(default_factory=Counter)
 
     def check(self, rows: Iterable[Any]) -> None:
         """Every attempt has one entry that says what became of it, and there is no other."""
         found = {}
         for row in rows:
-            key = (row.call_id, row.backend)
+            key = (row.call_id, row.attempt)
             assert key not in found, f"two entries of one attempt: {key}"
             found[key] = row
         assert set(found) == set(self.tries), f"without an entry: {sorted(set(self.tries) - set(found))[:3]}"
@@ -166,6 +168,7 @@ class Truth:
             self._check(attempt, found[key])
 
     def _check(self, attempt: Try, row: Any) -> None:
+        assert row.backend == attempt.backend
         if attempt.at_crash is None:
             assert row.outcome == OUTCOMES[attempt.state] != "lost", (row.id, row.outcome, attempt.state)
         else:  # it had ended and nobody had written that down yet, or somebody had

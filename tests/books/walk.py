@@ -261,8 +261,8 @@ class Walk:
         paid_here, of_there = Counter[str](), Counter[str]()
         for (claim, key), amount in self.seen.paid.items():
             prefix, _, period = key.rpartition(":")
-            call, _, rest = claim.partition("/")
-            attempt = self.truth.tries.get((call, rest.partition("/")[0] or "a"))
+            call, *_, number = (*claim.split("/"), "1") if "/" not in claim else claim.split("/")
+            attempt = self.truth.tries.get((call, int(number)))
             if attempt is None or period == "all":
                 continue
             of = datetime.fromtimestamp(attempt.started, UTC).date().isoformat()[: len(period)]
@@ -342,9 +342,9 @@ class Walk:
         return True
 
     def _open(self) -> list[Try]:
-        calls = [client.call.id for client in self._clients if not client.task.done()]
-        return [self.truth.tries[call, name] for call in calls for name in "abc"
-                if (call, name) in self.truth.tries and self.truth.tries[call, name].state == "open"]  # fmt: skip
+        calls = {client.call.id for client in self._clients if not client.task.done()}
+        return [attempt for (call, _), attempt in self.truth.tries.items()
+                if call in calls and attempt.state == "open"]  # fmt: skip
 
     def _some(self, most: int) -> list[Try]:
         found = self._open()

@@ -29,7 +29,7 @@ KINDS = [
     (Upstream("x", code="upstream_auth"), "auth", "theirs"),
     (BadCall("x"), "bad_request", "caller"),
     (NotFound("x"), "bad_request", "caller"),
-    (OverBudget("x"), "overload", "caller"),
+    (OverBudget("x"), "bad_request", "caller"),
     (BadCall("x", code="context_length_exceeded"), "context_length", "caller"),
     (BadCall("x", code="content_filter"), "content_policy", "caller"),
     (Blocked("x"), "content_policy", "caller"),
@@ -52,4 +52,8 @@ def test_only_what_never_left_may_be_sent_again_whatever_it_does() -> None:
 def test_a_refusal_for_the_content_is_never_shopped_around_unless_a_route_says_so() -> None:
     assert Rules().next("content_policy") == "stop"
     assert Rules(on={"content_policy": "fallback"}).next("content_policy") == "fallback"
-    assert {kind for kind, then in DEFAULT_NEXT.items() if then == "stop"} == {"content_policy", "bad_request"}
+    assert {kind for kind, then in DEFAULT_NEXT.items() if then == "stop"} == {
+        "content_policy",
+        "bad_request",
+        "context_length",
+    }

@@ -12,7 +12,7 @@ from headgate.core.ids import Ids
 from headgate.core.limiter import Cost, Limiter, Plan, Rate
 from headgate.core.policy import Governed
 from headgate.core.principal import KeyLimits, KeyTable, Principal
-from headgate.core.target import Target
+from headgate.core.target import Routed, Target
 from headgate.ledger.accounts.questions import SpendQuestion
 from headgate.ledger.journal import Journal
 from headgate.ledger.prices import PriceBook, PriceTable
@@ -60,8 +60,8 @@ class Door:
         self.asked += questions
         return [self.spent for _ in questions]
 
-    def find(self, call: Call) -> list[Target]:
-        return [Target("a", call.model)]
+    def find(self, call: Call) -> Routed:
+        return Routed((Target("a", call.model),))
 
     async def enter(self, key: str | None = None, **call: Any) -> Lease:
         principal = self.principal if key is None else Principal(key, "t", frozenset({"inference"}))

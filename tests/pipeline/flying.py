@@ -12,8 +12,10 @@ from headgate.core.ports import Backend
 from headgate.core.principal import KeyTable, Principal, hash_key
 from headgate.core.reply import Reply
 from headgate.core.rules import Rules
+from headgate.core.target import Route, RouteTable, Target
 from headgate.pipeline.admission import Lease
 from headgate.pipeline.degraded import Degraded
+from headgate.pipeline.dispatch import Dispatch
 from headgate.pipeline.flights.shared import Memory
 from headgate.pipeline.flights.stage import Flights
 from headgate.pipeline.holds import NOTHING, Hold
@@ -31,8 +33,10 @@ class Flying(Spine):
     ) -> None:  # fmt: skip
         super().__init__(folder, backends, **more)
         self.rules = rules or Rules()
+        first, *others = [Target(name, "m") for name in self.backends]
+        self.gateway.routes = RouteTable(1, {"m": Route("m", (first,), tuple(others), rules=self.rules)})
         self.memory = memory or Memory()
-        self.flights = Flights(self.gateway.dispatch.send, self._again, self.clock, self.memory)
+        self.flights = Flights(Dispatch(self.path.upstreams).send, self._again, self.clock, self.memory)
         self.degraded = Degraded(self.clock)
         self.other = Principal("key_2", "globex", frozenset({"inference"}))
         keys = {hash_key(SECRET, KEY): self.principal, hash_key(SECRET, OTHER): self.other}

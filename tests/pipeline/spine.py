@@ -26,6 +26,7 @@ from headgate.core.ports import Answer, Backend, Health, ModelInfo, Progress
 from headgate.core.principal import KeyLimits, KeyTable, Principal, hash_key
 from headgate.core.reply import Reply
 from headgate.core.request import ChatRequest, CompletionRequest
+from headgate.core.rules import Rules
 from headgate.core.target import Route, RouteTable, Target
 from headgate.core.usage import Receipt, Usage
 from headgate.ledger.accounts.questions import SpendQuestion
@@ -34,6 +35,7 @@ from headgate.ledger.prices import Price, PriceBook, PriceTable
 from headgate.pipeline.admission import AdmissionSettings
 from headgate.pipeline.auth import Auth
 from headgate.pipeline.meter import Meter
+from headgate.pipeline.retry_budget import RetrySettings
 from headgate.storage.limits.memory import MemoryLimiter
 from headgate.telemetry.log import Log
 from headgate.telemetry.metrics import Metrics
@@ -42,6 +44,7 @@ SECRET = b"server secret of the tests"
 KEY = "hg-canary-key-0123456789"
 PROMPT = "canary prompt text"
 _numbers = itertools.count()
+AT_ONCE = RetrySettings(backoff_s=0.0)
 PRICED = Price(model="m", effective=date(2020, 1, 1), input=1, output=2)
 
 
@@ -180,13 +183,19 @@ class Spine:
         self.auth = Auth(self.clock, SECRET, KeyTable(1, {hash_key(SECRET, KEY): self.principal}))
         given = list(backends) if backends is not None else [ScriptedBackend(self.clock, name="a", script=script)]
         self.backends: Mapping[str, Backend] = {backend.name: backend for backend in given}
-        config = Config(admission=settings or AdmissionSettings())
+        config = Config(admission=settings or AdmissionSettings(), retries=AT_ONCE)
         self.path = pathway(config, self.auth, self.limiter, self._sums, self.meter, rng)
         self.gateway = self.path.gateway
-        self.gateway.dispatch.use(self.backends)
+        self.path.upstreams.use(self.backends, {})
         self.admission = self.gateway.admission
+        self.rule(Rules())
+
+    def rule(self, rules: Rules, *, shared: bool = False) -> "Spine":
+        """The rules of its route. Its backends share the calls, or all but the first are fallbacks."""
         first, *others = [Target(name, "m") for name in self.backends]
-        self.gateway.routes = RouteTable(1, {"m": Route("m", (first,), tuple(others))})
+        own, fallbacks = ((first, *others), ()) if shared else ((first,), tuple(others))
+        self.gateway.routes = RouteTable(1, {"m": Route("m", own, fallbacks, rules=rules)})
+        return self
 
     async def _sums(self, questions: Sequence[SpendQuestion]) -> list[tuple[int, int]]:
         return [(self.spent.get(question.tenant or "", 0), 0) for question in questions]

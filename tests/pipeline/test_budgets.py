@@ -268,14 +268,14 @@ def test_each_attempt_is_held_and_paid_by_itself(tmp_path: Path) -> None:
 
 def test_a_fallback_that_the_budget_cannot_hold_is_not_tried_and_the_first_failure_is_told(tmp_path: Path) -> None:
     async def main() -> None:
-        first = Telling("a", says(Text("x"), Upstream("cut")))
+        first = Telling("a", says(*[Text("x")] * 90, Upstream("cut")))
         second = Telling("b", says(Text("y"), Finish("stop")))
-        house = Spine(tmp_path, [first, second], principal=paying(Budget(0.0005, per="total")))
+        house = Spine(tmp_path, [first, second], principal=paying(Budget(0.0003, per="total")))
         reply = await house.handle(max_completion_tokens=100)
         with pytest.raises(Upstream):
             await read(reply)
         await reply.aclose()
-        assert second.opened == 0
+        assert (first.opened, second.opened) == (1, 0), "what was left holds no other attempt, here or there"
         house.at_rest()
 
     asyncio.run(main())

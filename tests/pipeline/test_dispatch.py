@@ -10,7 +10,6 @@ from headgate.core.call import Call
 from headgate.core.errors import (
     BadCall,
     Bug,
-    Failed,
     HeadgateError,
     NotFound,
     OverLimit,
@@ -21,8 +20,8 @@ from headgate.core.errors import (
 )  # fmt: skip
 from headgate.core.events import Event, Finish, Text
 from headgate.core.ports import Progress
+from headgate.core.rules import Rules
 from headgate.core.usage import Usage
-from headgate.pipeline.dispatch import may_fall_back
 from headgate.pipeline.gate import GateSettings
 from headgate.pipeline.retry_budget import RetrySettings
 from tests.pipeline.spine import Bodied, Spine, Telling, fails, hangs, read, says
@@ -67,10 +66,12 @@ def test_what_another_target_would_refuse_too_is_not_tried_there(tmp_path: Path,
     asyncio.run(main())
 
 
-def test_after_the_first_byte_a_failure_is_the_callers_and_nobody_else_is_asked(tmp_path: Path) -> None:
+def test_without_recovery_a_failure_after_the_first_byte_is_the_callers_and_nobody_else_is_asked(
+    tmp_path: Path,
+) -> None:
     async def main() -> None:
         good = Telling("good", GOOD)
-        spine = Spine(tmp_path, [Telling("bad", says(Text("half"), Truncated("cut"))), good])
+        spine = Spine(tmp_path, [Telling("bad", says(Text("half"), Truncated("cut"))), good]).rule(Rules(recovery=()))
         reply = await spine.handle()
         assert reply.stream is not None
         assert await anext(reply.stream) == Text("half")
@@ -121,11 +122,13 @@ def test_an_empty_answer_is_no_success(tmp_path: Path) -> None:
 def test_a_backend_that_is_gone_is_passed_over(tmp_path: Path) -> None:
     async def main() -> None:
         spine = Spine(tmp_path, [Telling("gone", GOOD), Telling("good", GOOD)])
-        spine.gateway.dispatch.use({"good": spine.backends["good"]})
+        spine.path.upstreams.use({"good": spine.backends["good"]}, {})
         reply = await spine.handle()
         assert (b"x-headgate-backend", b"good") in reply.headers
         await reply.aclose()
-        assert [r.code for r in spine.receipts()] == ["backend_unavailable", "client_closed"]
+        assert [(r.code, r.reason) for r in spine.receipts()] == [("client_closed", "fallback")], (
+            "nothing was sent there"
+        )
 
     asyncio.run(main())
 
@@ -202,18 +205,12 @@ def test_a_bug_in_a_backend_is_ours_and_frees_everything(tmp_path: Path) -> None
     asyncio.run(main())
 
 
-def test_every_kind_of_failure_is_decided_one_way_or_the_other() -> None:
-    assert all(may_fall_back(error) for error in RETRYABLE)
-    assert not any(may_fall_back(error) for error in FINAL)
-    assert {type(error) for error in RETRYABLE} | {Bug} >= set(Failed.__subclasses__())
-
-
 def test_the_first_attempt_at_a_fallback_of_a_full_backend_is_no_retry(tmp_path: Path) -> None:
     async def main() -> None:
         first, second = Telling("a", says(Text("x"))), Telling("b", says(Text("y")))
         spine = Spine(tmp_path, [first, second])
         spine.path.gates.use(GateSettings(queue=0), {"a": 1, "b": 1})
-        spine.path.retries.use(RetrySettings(ratio=0, reserve=0))
+        spine.path.upstreams.retries.use(RetrySettings(ratio=0, reserve=0))
         inside = await spine.handle()
         other = await spine.handle()
         assert (first.opened, second.opened) == (1, 1)

@@ -10,7 +10,7 @@ from headgate.core.call import Call
 from headgate.core.errors import NotFound, OverBudget
 from headgate.core.policy import NANOS, Budget, Governed, Limit, Policy
 from headgate.core.principal import Principal
-from headgate.core.target import Route, RouteTable, Target
+from headgate.core.target import Route, Routed, RouteTable, Target
 from headgate.core.usage import Usage
 from headgate.ledger.prices import PriceBook, PriceTable
 from tests.pipeline.door import MakeDoor
@@ -40,10 +40,10 @@ def test_a_call_that_is_downgraded_counts_as_one_request(door: MakeDoor) -> None
 
 
 def test_a_cheaper_model_that_nobody_serves_is_not_asked(door: MakeDoor) -> None:
-    def find(call: Call) -> list[Target]:
+    def find(call: Call) -> Routed:
         if call.model == "free":
             raise NotFound("there is none")
-        return [Target("a", call.model)]
+        return Routed((Target("a", call.model),))
 
     async def main() -> None:
         house = door(policies=policies())

@@ -1,52 +1,32 @@
-"""From a name to targets in order: weights, patterns, health, no target twice."""
-
-import random
-from collections import Counter
+"""From a name to targets in order: patterns, fallbacks, no target twice, none that is switched off."""
 
 import pytest
 
-from headgate.core.errors import NotFound
+from headgate.core.errors import NotFound, Overloaded
+from headgate.core.switches import Off
 from headgate.core.target import Route, RouteTable, Target
 from headgate.pipeline.route import choose
 from tests.clock import VirtualClock
 from tests.pipeline.spine import make_call
 
 
-def ask(table: RouteTable, model: str = "m", failing: frozenset[str] = frozenset(), seed: int = 1) -> list[Target]:
-    call = make_call(VirtualClock(), model)
-    return choose(call, table, random.Random(seed), lambda name: name not in failing)
+def ask(table: RouteTable, model: str = "m", off: frozenset[str] = frozenset()) -> list[Target]:
+    return list(choose(make_call(VirtualClock(), model), table, switched(off)).targets)
+
+
+def switched(off: frozenset[str]) -> Off:
+    return lambda name, at: name in off or at in off
 
 
 def routes(*targets: Target, fallbacks: tuple[Target, ...] = ()) -> RouteTable:
     return RouteTable(1, {"m": Route("m", targets, fallbacks)})
 
 
-def test_first_places_follow_the_weights() -> None:
-    table = routes(Target("a", "x", 7), Target("b", "x", 2), Target("c", "x", 1))
-    rng, first = random.Random(5), Counter[str]()
-    call = make_call(VirtualClock())
-    for _ in range(20_000):
-        first[choose(call, table, rng, lambda _: True)[0].backend] += 1
-    shares = {name: count / 20_000 for name, count in first.items()}
-    assert shares == pytest.approx({"a": 0.7, "b": 0.2, "c": 0.1}, abs=0.015)
-
-
-def test_second_places_follow_the_weights_among_the_rest() -> None:
-    table = routes(Target("a", "x", 2), Target("b", "x", 3), Target("c", "x", 1))
-    rng, second = random.Random(5), Counter[str]()
-    call = make_call(VirtualClock())
-    for _ in range(20_000):
-        order = choose(call, table, rng, lambda _: True)
-        if order[0].backend == "a":
-            second[order[1].backend] += 1
-    assert second["b"] / second.total() == pytest.approx(0.75, abs=0.03)
-
-
-def test_every_target_is_tried_in_the_end_and_fallbacks_after_them_in_order() -> None:
+def test_the_routes_own_targets_come_first_and_fallbacks_after_them_in_order() -> None:
     table = routes(Target("a", "x"), Target("b", "x"), fallbacks=(Target("c", "x"), Target("d", "x")))
-    order = [target.backend for target in ask(table)]
-    assert sorted(order[:2]) == ["a", "b"]
-    assert order[2:] == ["c", "d"]
+    routed = choose(make_call(VirtualClock()), table)
+    assert [target.backend for target in routed.targets] == ["a", "b", "c", "d"]
+    assert routed.primary == 2
 
 
 def test_weight_zero_takes_a_target_out() -> None:
@@ -58,10 +38,14 @@ def test_no_target_is_tried_twice() -> None:
     assert [(t.backend, t.model) for t in ask(table)] == [("a", "x"), ("a", "y"), ("a", "m")]
 
 
-def test_failing_backends_come_last_and_are_still_tried() -> None:
-    table = routes(Target("a", "x"), fallbacks=(Target("b", "x"), Target("c", "x")))
-    assert [t.backend for t in ask(table, failing=frozenset("ab"))] == ["c", "a", "b"]
-    assert [t.backend for t in ask(table, failing=frozenset("abc"))] == ["a", "b", "c"]
+def test_backends_that_are_switched_off_are_left_out_and_where_all_are_it_is_said() -> None:
+    table = routes(Target("a", "x"), fallbacks=(Target("b", "x", replica="b-1"), Target("b", "x", replica="b-2")))
+    assert [t.at for t in ask(table, off=frozenset("a"))] == ["b-1", "b-2"]
+    assert [t.at for t in ask(table, off=frozenset({"b-1"}))] == ["a", "b-2"]
+    assert choose(make_call(VirtualClock()), table, switched(frozenset("a"))).primary == 0
+    with pytest.raises(Overloaded) as refused:
+        ask(table, off=frozenset("ab"))
+    assert refused.value.code == "switched_off"
 
 
 def test_an_exact_name_wins_over_a_pattern_and_a_pattern_over_the_catch_all() -> None:

@@ -4,7 +4,7 @@ import asyncio
 import platform
 import random
 import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from headgate.app.yamlfile import ConfigError
 from headgate.core.clock import Clock
 from headgate.core.ids import Ids
 from headgate.core.limiter import Account
-from headgate.core.ports import Backend, ModelInfo
+from headgate.core.ports import ModelInfo
 from headgate.core.principal import KeyTable, Principal
 from headgate.core.target import RouteTable
 from headgate.core.tasks import Tasks
@@ -135,14 +135,11 @@ async def build(
         path = pathway(config, auth, limits.limiter, accounts.spent, meter, rng)
         path.seeds.touched, path.seeds.last_known = limits.touched, limits.last_known
         gateway = path.gateway
+        gateway.switches = lambda: switched.snapshot
 
-        def publish(table: RouteTable, backends: Mapping[str, Backend]) -> None:
-            gateway.dispatch.use(backends)
-            gateway.routes = table
-
-        fleet = Fleet(clock, log, environment.variables, publish, own_port)
+        fleet = Fleet(clock, log, environment.variables, path.publish, own_port, config.health.probes)
+        fleet.failing = path.care.failing
         stack.push_async_callback(fleet.aclose)
-        gateway.usable = fleet.health.usable
 
         readiness = Readiness()
         inference = Inference(config.engine, clock, ids, log) if config.engine.enabled else None
@@ -156,6 +153,7 @@ async def build(
         turns = Turns(idempotency_store.Store(sql, home.instance(), ids.new("boot")), config.idempotency, clock, log)
         runs = Runs(turns, config.idempotency, metrics.idempotent)
         stack.push_async_callback(tasks.aclose)
+        stack.push_async_callback(path.aclose)
         stack.push_async_callback(runs.aclose)
         streams = await stack.enter_async_context(_streams(config, kit))
         for work, name in (*books.works(path), *_upkeep(keys, switched, accounts, turns, path, fleet, kit)):
@@ -284,7 +282,8 @@ def _upkeep(
         (velocities.run(), "spend velocities"),
         (turns.run(), "idempotency keys"),
         (path.seeds.run(), "budget accounts"),
-        (path.gateway.dispatch.lag.run(), "event loop's lag"),
+        (path.upstreams.lag.run(), "event loop's lag"),
+        (path.upstreams.replicas.watch(fleet.health.suspect), "signs of life"),
         (fleet.keep_fresh(), "model lists"),
     ]
 

@@ -13,12 +13,16 @@ import msgspec
 from msgspec import Meta, Struct, structs
 
 from headgate.api.settings import ServerSettings
+from headgate.app.rules import Name, RuleSettings, TargetSettings
 from headgate.app.yamlfile import ConfigError, YamlFile
-from headgate.backends.catalog import BackendSettings
+from headgate.backends.breaker import BreakerSettings
+from headgate.backends.catalog import BackendSettings, members
+from headgate.backends.health import HealthSettings
+from headgate.backends.outliers import OutlierSettings
 from headgate.backends.providers import LOCAL_SERVERS, PROVIDERS
+from headgate.backends.pulse import WatchSettings
 from headgate.core.bus import BusSettings, NatsSettings
 from headgate.core.streams import StreamSettings
-from headgate.core.target import Target
 from headgate.engine.settings import EngineSettings
 from headgate.ledger.idempotency.ask import IdempotencySettings
 from headgate.ledger.journal import LedgerSettings
@@ -32,25 +36,16 @@ EMBEDDED = "embedded"
 """The name of the engine's backend."""
 HIDDEN = "***"
 _SECRET = re.compile(r"key|token|secret|password|sig", re.IGNORECASE)
-_Name = Annotated[str, Meta(min_length=1, max_length=256)]
-
-
-class TargetSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    backend: _Name
-    model: _Name = "*"
-    """The upstream's name for it; `*` sends the name the caller asked for."""
-    weight: Annotated[float, Meta(ge=0)] = 1.0
-
-    def target(self) -> Target:
-        return Target(self.backend, self.model, self.weight)
 
 
 class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """A model name as callers know it: exact, a pattern such as `gpt-*`, or `*` for all that nothing else matches."""
 
-    model: _Name
+    model: Name
     targets: Annotated[tuple[TargetSettings, ...], Meta(min_length=1)]
     fallbacks: tuple[TargetSettings, ...] = ()
+    rules: RuleSettings = RuleSettings()
+    """What differs from the file's own `rules`."""
 
 
 class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,6 +63,15 @@ class StorageSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """`sqlite:///path` or `postgresql://…`; by default a file in the home folder."""
     counters: str = "memory"
     """`memory`, or `redis://…` to share limits between processes."""
+
+
+class HealthConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """When a replica is left alone, and when it is asked again."""
+
+    probes: HealthSettings = HealthSettings()
+    breaker: BreakerSettings = BreakerSettings()
+    outliers: OutlierSettings = OutlierSettings()
+    silence: WatchSettings = WatchSettings()
 
 
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,7 +93,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """Which streams a client can come back for."""
     engine: EngineConfig = EngineConfig()
     backends: tuple[BackendSettings, ...] = ()
+    health: HealthConfig = HealthConfig()
     routes: tuple[RouteSettings, ...] = ()
+    rules: RuleSettings = RuleSettings()
+    """For all routes: how replicas share the calls, and what is tried when one fails."""
     ledger: LedgerSettings = LedgerSettings()
     events: tuple[BusSettings, ...] = ()
     """Brokers that are told of every entry of the ledger."""
@@ -155,6 +162,7 @@ def _check(config: Config, file: YamlFile) -> None:
     if config.discover:
         known |= {*PROVIDERS, *LOCAL_SERVERS}
     _check_events(config, file)
+    _check_chains((), config.rules, known, file)
     models: set[str] = set()
     for place, route in enumerate(config.routes):
         line = file.line_of(("routes", place))
@@ -162,15 +170,26 @@ def _check(config: Config, file: YamlFile) -> None:
             raise ConfigError(f"{file.path}:{line}: the model '{route.model}' has two routes. Merge their targets.")
         models.add(route.model)
         for kind, targets in (("targets", route.targets), ("fallbacks", route.fallbacks)):
-            for index, target in enumerate(targets):
-                if target.backend not in known:
-                    line = file.line_of(("routes", place, kind, index, "backend"))
-                    names = ", ".join(sorted(known)) or "none"
-                    raise ConfigError(
-                        f"{file.path}:{line}: there is no backend '{target.backend}'. Known are: {names}."
-                    )
+            _check_targets(("routes", place, kind), targets, known, file)
+        _check_chains(("routes", place), route.rules, known, file)
         if all(target.weight == 0 for target in route.targets):
             raise ConfigError(f"{file.path}:{line}: every target of '{route.model}' has weight 0. Raise one.")
+
+
+def _check_chains(where: tuple[str | int, ...], rules: RuleSettings, known: set[str], file: YamlFile) -> None:
+    for kind, then in rules.on.items():
+        if not isinstance(then, str):
+            _check_targets((*where, "rules", "on", kind), then, known, file)
+
+
+def _check_targets(
+    where: tuple[str | int, ...], targets: tuple[TargetSettings, ...], known: set[str], file: YamlFile
+) -> None:
+    for index, target in enumerate(targets):
+        if target.backend not in known:
+            line = file.line_of((*where, index, "backend"))
+            names = ", ".join(sorted(known)) or "none"
+            raise ConfigError(f"{file.path}:{line}: there is no backend '{target.backend}'. Known are: {names}.")
 
 
 def _check_events(config: Config, file: YamlFile) -> None:
@@ -185,6 +204,7 @@ def _check_events(config: Config, file: YamlFile) -> None:
 def _check_backends(config: Config, file: YamlFile) -> set[str]:
     """Their names."""
     seen: set[str] = set()
+    replicas: set[str] = set()
     for place, backend in enumerate(config.backends):
         trouble, field = None, "name"
         if backend.name == EMBEDDED:
@@ -196,12 +216,22 @@ def _check_backends(config: Config, file: YamlFile) -> set[str]:
         elif backend.provider is not None and backend.provider not in PROVIDERS:
             known = ", ".join(sorted(PROVIDERS))
             trouble, field = f"there is no provider '{backend.provider}'. Known are: {known}.", "provider"
-        elif backend.kind == "openai" and backend.base_url is None and backend.provider is None:
+        elif backend.kind == "openai" and backend.provider is None and not _placed(backend):
             trouble = f"the backend '{backend.name}' says not where it is. Give it a base_url or a provider."
         if trouble is not None:
             raise ConfigError(f"{file.path}:{file.line_of(('backends', place, field))}: {trouble}")
         seen.add(backend.name)
+        for number, (one, _) in enumerate(members(backend)):
+            if one.name in {EMBEDDED, *replicas} or (backend.replicas and one.name in seen):
+                line = file.line_of(("backends", place, "replicas", number))
+                raise ConfigError(f"{file.path}:{line}: the name '{one.name}' stands twice. Give the replica another.")
+            replicas.add(one.name)
     return seen
+
+
+def _placed(backend: BackendSettings) -> bool:
+    """Whether it is known where each of its servers is."""
+    return all(one.base_url is not None for one, _ in members(backend))
 
 
 def schema() -> dict[str, Any]:
@@ -221,6 +251,10 @@ def show(config: Config) -> dict[str, Any]:
             structs.replace(
                 backend,
                 base_url=_without_password(backend.base_url) if backend.base_url else None,
+                replicas=tuple(
+                    structs.replace(one, base_url=_without_password(one.base_url) if one.base_url else None)
+                    for one in backend.replicas
+                ),
                 headers=dict.fromkeys(backend.headers, HIDDEN),
                 query={name: HIDDEN if _SECRET.search(name) else value for name, value in backend.query.items()},
             )

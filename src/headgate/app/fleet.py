@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from headgate.app.config import Config
 from headgate.app.routes import build_routes
 from headgate.app.yamlfile import ConfigError
-from headgate.backends.catalog import BackendSettings, build
+from headgate.backends.catalog import BackendSettings, build, members
 from headgate.backends.discover import Discovered, discover
-from headgate.backends.health import Condition, HealthMonitor
+from headgate.backends.health import Condition, HealthMonitor, HealthSettings
 from headgate.core.clock import Clock
 from headgate.core.errors import HeadgateError
 from headgate.core.ports import Backend, ModelInfo
@@ -22,14 +22,21 @@ REFRESH_SECONDS = 30.0
 RETIRE_SECONDS = 600.0
 """How long a backend taken out of the configuration lives on for the calls it still serves."""
 
-Publish = Callable[[RouteTable, Mapping[str, Backend]], None]
+Publish = Callable[[RouteTable, Mapping[str, Backend], Mapping[str, Sequence[str]]], None]
+"""The routes, the backends by replica, and the replicas of each backend."""
 
 
 class Fleet:
     """One writer of the route snapshot. `own` are backends built elsewhere (the engine), with their models."""
 
     def __init__(
-        self, clock: Clock, log: Log, variables: Mapping[str, str], publish: Publish, own_port: int | None
+        self,
+        clock: Clock,
+        log: Log,
+        variables: Mapping[str, str],
+        publish: Publish,
+        own_port: int | None,
+        health: HealthSettings | None = None,
     ) -> None:
         self._clock = clock
         self._log = log
@@ -39,10 +46,15 @@ class Fleet:
         self._config = Config()
         self._own: dict[str, tuple[Backend | None, tuple[ModelInfo, ...]]] = {}
         self._built: dict[str, tuple[BackendSettings, Backend]] = {}
+        """By replica."""
+        self._pools: dict[str, list[tuple[str, float]]] = {}
+        """The replicas of each backend, and their weights."""
         self._listed: dict[str, tuple[ModelInfo, ...]] = {}
         self._retired: list[tuple[float, Backend]] = []
         self._version = 0
-        self.health = HealthMonitor(clock, changed=self._state_changed)
+        self.health = HealthMonitor(clock, health, changed=self._state_changed)
+        self.failing: Callable[[str, str | None], None] = lambda _name, _why: None
+        """Hears which backends' probes fail, why, and which are well again (None)."""
 
     def add_own(self, name: str, models: Sequence[ModelInfo], backend: Backend | None = None) -> None:
         """A backend built elsewhere; without `backend` its models are listed and cannot be called."""
@@ -54,9 +66,10 @@ class Fleet:
         Raises `ConfigError`; then nothing has changed.
         """
         found = await self._discover(config)
-        wanted = {settings.name: settings for settings in config.backends}
+        pools = {settings.name: members(settings) for settings in config.backends}
         for discovered in found:
-            wanted.setdefault(discovered.settings.name, discovered.settings)
+            pools.setdefault(discovered.settings.name, [(discovered.settings, 1.0)])
+        wanted = {settings.name: settings for pool in pools.values() for settings, _ in pool}
         built: dict[str, tuple[BackendSettings, Backend]] = {}
         for name, settings in wanted.items():
             known = self._built.get(name)
@@ -71,10 +84,11 @@ class Fleet:
             if built.get(name, (None, None))[1] is not backend:
                 self._retired.append((now + RETIRE_SECONDS, backend))
         self._built, self._config = built, config
+        self._pools = {pool: [(one.name, weight) for one, weight in entries] for pool, entries in pools.items()}
         fresh = {
             server.settings.name
             for server in found
-            if server.models and server.settings == wanted[server.settings.name]
+            if server.models and server.settings == wanted.get(server.settings.name)
         }
         for server in found:
             if server.settings.name in fresh:
@@ -106,11 +120,16 @@ class Fleet:
                 self._listed[name] = models
         self._version += 1
         listed = {name: models for name, (_, models) in self._own.items()}
-        for name, (settings, _) in self._built.items():
-            listed[name] = _offered(settings, self._listed.get(name, ()))
+        for pool, replicas in self._pools.items():
+            offers = [_offered(pool, self._built[name][0], self._listed.get(name, ())) for name, _ in replicas]
+            listed[pool] = next(filter(None, offers), ())
         backends = {name: backend for name, (backend, _) in self._own.items() if backend is not None}
         backends |= {name: backend for name, (_, backend) in self._built.items()}
-        self._publish(build_routes(self._version, self._config.routes, listed, self._aliases()), backends)
+        table = build_routes(
+            self._version, self._config.routes, listed, self._aliases(), self._config.rules, _several(self._pools)
+        )
+        own = {name: (name,) for name in self._own}
+        self._publish(table, backends, own | {pool: [name for name, _ in of] for pool, of in self._pools.items()})
 
     def up(self) -> dict[str, float]:
         """1 for each backend not known to be failing, else 0."""
@@ -122,7 +141,11 @@ class Fleet:
             await backend.aclose()
 
     def _aliases(self) -> dict[str, dict[str, str]]:
-        return {name: settings.aliases for name, (settings, _) in self._built.items() if settings.aliases}
+        found = {}
+        for pool, replicas in self._pools.items():
+            if aliases := self._built[replicas[0][0]][0].aliases:
+                found[pool] = aliases
+        return found
 
     def _build(self, settings: BackendSettings) -> Backend:
         return build(settings, self._clock, self._variables)
@@ -147,10 +170,15 @@ class Fleet:
     def _state_changed(self, name: str, condition: Condition) -> None:
         level: Level = "warning" if condition.state == "failing" else "info"
         self._log.event(names.BACKEND_STATE, level, backend=name, state=condition.state, detail=condition.detail)
+        self.failing(name, condition.detail if condition.state == "failing" else None)
 
 
-def _offered(settings: BackendSettings, listed: tuple[ModelInfo, ...]) -> tuple[ModelInfo, ...]:
+def _several(pools: Mapping[str, Sequence[tuple[str, float]]]) -> dict[str, Sequence[tuple[str, float]]]:
+    return {pool: names for pool, names in pools.items() if len(names) > 1 or names[0][0] != pool}
+
+
+def _offered(backend: str, settings: BackendSettings, listed: tuple[ModelInfo, ...]) -> tuple[ModelInfo, ...]:
     """What callers are shown of a backend: its fixed list where it has one, else what it lists itself."""
     if settings.models is None:
         return listed
-    return tuple(ModelInfo(model, owned_by=settings.name) for model in settings.models)
+    return tuple(ModelInfo(model, owned_by=backend) for model in settings.models)

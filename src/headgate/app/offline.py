@@ -81,7 +81,7 @@ async def _fleet(config: Config, environment: Environment) -> AsyncIterator[tupl
         clock,
         Log(clock, "error"),
         environment.variables,
-        lambda table, backends: published.append((table, backends)),
+        lambda table, backends, _: published.append((table, backends)),
         config.server.port,
     )
     try:

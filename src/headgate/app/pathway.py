@@ -1,12 +1,17 @@
 """The request path put together: limits, budgets, gates, dispatch, and what looks after them."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from headgate.app.care import Care
 from headgate.app.config import EMBEDDED, Config
+from headgate.backends.catalog import members
+from headgate.backends.replicas import Replicas
 from headgate.core.clock import Clock
 from headgate.core.limiter import Account, Cost, Limiter, Plan
+from headgate.core.ports import Backend
+from headgate.core.target import RouteTable
 from headgate.core.usage import Opening
 from headgate.ledger.recovery import lost
 from headgate.pipeline.admission import Admission, AdmissionSettings
@@ -15,14 +20,17 @@ from headgate.pipeline.auth import Auth
 from headgate.pipeline.booking import Booking
 from headgate.pipeline.capacity import Fixed
 from headgate.pipeline.costing import Costing
+from headgate.pipeline.degraded import Degraded
 from headgate.pipeline.dispatch import Dispatch
+from headgate.pipeline.flights.stage import Flights
 from headgate.pipeline.gate import Gate, GateSettings
 from headgate.pipeline.gates import Gates
 from headgate.pipeline.gateway import Gateway
 from headgate.pipeline.meter import Meter
 from headgate.pipeline.plans import LATE_S
-from headgate.pipeline.retry_budget import RetryBudget
+from headgate.pipeline.retry_budget import RetryBudgets
 from headgate.pipeline.seeds import Seeds, Spent
+from headgate.pipeline.upstreams import Upstreams
 from headgate.telemetry import names
 
 ENGINE_AHEAD = 2
@@ -34,16 +42,27 @@ class Pathway:
     """The gateway, and what a change of configuration or a recovered store must reach."""
 
     gateway: Gateway
+    upstreams: Upstreams
     gates: Gates
-    retries: RetryBudget
     seeds: Seeds
     alerts: Alerts
+    care: Care
 
     def use(self, config: Config) -> None:
         """New settings, from now on."""
         self.gateway.admission.use(config.admission, gate_settings(config.admission))
         self.gates.use(gate_settings(config.admission), _fixed(config), config.capacity)
-        self.retries.use(config.retries)
+        self.upstreams.retries.use(config.retries)
+
+    def publish(self, table: RouteTable, backends: Mapping[str, Backend], pools: Mapping[str, Sequence[str]]) -> None:
+        """New routes and backends, from now on: the backends by replica, and the replicas of each."""
+        self.upstreams.use(backends, {at: pool for pool, replicas in pools.items() for at in replicas})
+        self.gateway.routes, self.gateway.pools, self.gateway.backends = table, pools, backends
+
+    async def aclose(self) -> None:
+        """Ends what runs for several callers, or beside another attempt."""
+        await self.gateway.flights.aclose()
+        await self.upstreams.aclose()
 
 
 def gate_settings(settings: AdmissionSettings) -> GateSettings:
@@ -57,14 +76,19 @@ def pathway(config: Config, auth: Auth, limiter: Limiter, spent: Spent, meter: M
     gates.use(settings, _fixed(config))
     seeds = Seeds(limiter, spent, clock, meter.log)
     alerts = Alerts(meter.metrics, meter.log)
-    retries = RetryBudget(config.retries)
-    dispatch = Dispatch(clock, gates, retries)
-    costing = Costing(meter.estimator, lambda: meter.prices, dispatch.count_input)
+    care, health = Care(meter.log), config.health
+    replicas = Replicas(
+        clock, rng, care.changed, breaker=health.breaker, outliers=health.outliers, watch=health.silence
+    )
+    upstreams = care.upstreams = Upstreams(clock, rng, gates, RetryBudgets(config.retries), replicas)
+    costing = Costing(meter.estimator, lambda: meter.prices, upstreams.count_input)
     booking = Booking(limiter, costing, seeds, alerts, clock)
     door = Gate("the server", Fixed(config.admission.concurrency), settings, clock)
     admission = Admission(config.admission, booking, door, meter.journal, clock)
-    dispatch.again = admission.again
-    return Pathway(Gateway(auth, admission, dispatch, meter, clock, rng), gates, retries, seeds, alerts)
+    upstreams.again = admission.again
+    flights = Flights(Dispatch(upstreams).send, admission.lead, clock)
+    gateway = Gateway(auth, admission, flights, Degraded(clock), meter, clock)
+    return Pathway(gateway, upstreams, gates, seeds, alerts, care)
 
 
 def settle_lost(limiter: Limiter, found: Sequence[Opening]) -> None:
@@ -96,12 +120,25 @@ def watch(path: Pathway, meter: Meter) -> None:
         names.ESTIMATE_ERROR, "How far the guess of a prompt's tokens strays, as a part of them.", "model",
         meter.estimator.errors,
     )  # fmt: skip
-    lag = path.gateway.dispatch.lag
+    upstreams = path.upstreams
+    lag = upstreams.lag
+    metrics.watch_each(
+        names.REPLICA_STATE, "0 closed, 1 half-open, 2 open, 3 ejected, 4 paused, 5 failing.", "replica",
+        lambda: {at: float(state) for at, state in upstreams.replicas.states().items()},
+    )  # fmt: skip
     metrics.watch(names.LOOP_LAG, "By how much the event loop has lately been late.", lambda: lag.seconds)
-    metrics.watch(names.RETRIES_LEFT, "Retries that the retry budget still holds.", lambda: path.retries.left)
+    metrics.watch_each(
+        names.RETRIES_LEFT, "Retries that a backend's retry budget still holds.", "backend", upstreams.retries.left
+    )
 
 
 def _fixed(config: Config) -> dict[str, int]:
-    fixed = {backend.name: backend.concurrency for backend in config.backends if backend.concurrency is not None}
+    """By replica: each takes as many as its backend's settings say."""
+    fixed = {
+        one.name: one.concurrency
+        for backend in config.backends
+        for one, _ in members(backend)
+        if one.concurrency is not None
+    }
     fixed[EMBEDDED] = ENGINE_AHEAD * config.engine.settings.max_sequences
     return fixed

@@ -13,7 +13,7 @@ from headgate.telemetry import names
 from headgate.telemetry.log import Log
 
 LOOK_SECONDS = 1.0
-_FIXED = ("server", "storage", "idempotency", "streams", "engine", "ledger", "events")
+_FIXED = ("server", "storage", "idempotency", "streams", "engine", "ledger", "events", "health")
 """Sections whose change needs a restart."""
 
 

@@ -1,10 +1,17 @@
 """From configuration and what the backends list to the snapshot of routes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+from msgspec import structs
 
 from headgate.app.config import RouteSettings
+from headgate.app.rules import RuleSettings
 from headgate.core.ports import ModelInfo
+from headgate.core.rules import Patience, Rules
 from headgate.core.target import Route, RouteTable, Target
+
+Pools = Mapping[str, Sequence[tuple[str, float]]]
+"""The replicas of the backends that have several, with their weights."""
 
 
 def build_routes(
@@ -12,19 +19,29 @@ def build_routes(
     configured: Sequence[RouteSettings],
     listed: Mapping[str, Sequence[ModelInfo]],
     aliases: Mapping[str, Mapping[str, str]],
+    rules: RuleSettings,
+    pools: Pools,
 ) -> RouteTable:
     """`listed` holds each backend's models in order of preference, `aliases` its other names for them.
 
     A configured route wins over a listed model of the same name. A model that several backends list goes to the first,
-    with the others as fallbacks, in order.
+    with the others as fallbacks, in order. A target on a backend with replicas becomes one on each of them.
     """
     exact: dict[str, Route] = {}
     patterns: list[Route] = []
     catch_all: Route | None = None
+    general = Route("", (), rules=rules.over(Rules()), chains=rules.chains())
     for setting in configured:
-        targets = tuple(target.target() for target in setting.targets)
-        fallbacks = tuple(target.target() for target in setting.fallbacks)
-        route = Route(setting.model, targets, fallbacks)
+        route = _spread(
+            Route(
+                setting.model,
+                tuple(target.target() for target in setting.targets),
+                tuple(target.target() for target in setting.fallbacks),
+                rules=setting.rules.over(general.rules),
+                chains={**general.chains, **setting.rules.chains()},
+            ),
+            pools,
+        )
         if setting.model == "*":
             catch_all = route
         elif any(sign in setting.model for sign in "*?["):
@@ -39,14 +56,38 @@ def build_routes(
             offered.append((known.get(upstream, ModelInfo(upstream, owned_by=backend)), alias))
         for model, name in offered:
             if name not in named:
-                exact[name] = _with(exact.get(name), name, Target(backend, model.id), model)
+                exact[name] = _with(exact.get(name, general), name, Target(backend, model.id), model)
+    for name in exact.keys() - named:
+        exact[name] = _spread(exact[name], pools)
     return RouteTable(version, exact, tuple(patterns), catch_all)
 
 
-def _with(route: Route | None, name: str, target: Target, model: ModelInfo) -> Route:
-    if route is None:
-        return Route(name, (target,), created=model.created, owned_by=model.owned_by or target.backend)
-    return Route(name, route.targets, (*route.fallbacks, target), route.created, route.owned_by)
+def _with(route: Route, name: str, target: Target, model: ModelInfo) -> Route:
+    if not route.targets:
+        owner = model.owned_by or target.backend
+        return structs.replace(route, name=name, targets=(target,), created=model.created, owned_by=owner)
+    return structs.replace(route, fallbacks=(*route.fallbacks, target))
+
+
+def _spread(route: Route, pools: Pools) -> Route:
+    patience = None if route.rules.timeouts == Patience() else route.rules.timeouts
+
+    def over(targets: Iterable[Target]) -> tuple[Target, ...]:
+        return tuple(
+            structs.replace(one, patience=patience) for target in targets for one in on_replicas(target, pools)
+        )
+
+    chains = {kind: over(targets) for kind, targets in route.chains.items()}
+    return structs.replace(route, targets=over(route.targets), fallbacks=over(route.fallbacks), chains=chains)
+
+
+def on_replicas(target: Target, pools: Pools) -> list[Target]:
+    """The target on each of its backend's replicas, which share its weight."""
+    replicas = pools.get(target.backend)
+    if not replicas:
+        return [target]
+    total = sum(weight for _, weight in replicas)
+    return [structs.replace(target, replica=name, weight=target.weight * weight / total) for name, weight in replicas]
 
 
 def visible_models(table: RouteTable) -> list[ModelInfo]:

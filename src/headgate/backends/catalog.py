@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from headgate.backends.http.pool import PoolSettings
 from headgate.backends.openai import DEADLINE_HEADER, OpenAIBackend, OpenAISettings
@@ -20,10 +20,23 @@ from headgate.core.ports import Backend
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 
 
+_Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class ReplicaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of several servers, or credentials, behind a backend's name. What is not set is the backend's."""
+
+    name: _Name | None = None
+    """By default the backend's name and a number: `vllm-1`."""
+    base_url: str | None = None
+    api_key_env: str | None = None
+    weight: Annotated[float, Meta(gt=0)] = 1.0
+
+
 class BackendSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One entry of `backends` in the configuration."""
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: _Name
     kind: Literal["openai", "scripted", "embedded"] = "openai"
     provider: str | None = None
     """A name from the catalogue; gives `base_url` and `api_key_env` where they are not set."""
@@ -59,6 +72,25 @@ class BackendSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     verify_tls: bool = True
     script: Script = Script()
     """For kind `scripted`: what it does unless a call says otherwise."""
+    replicas: tuple[ReplicaSettings, ...] = ()
+    """Several servers or credentials that serve the same models; calls are balanced over them."""
+
+
+def members(settings: BackendSettings) -> list[tuple[BackendSettings, float]]:
+    """The settings of each replica, with its weight; of a backend without replicas its own."""
+    if not settings.replicas:
+        return [(settings, 1.0)]
+    found = []
+    for number, replica in enumerate(settings.replicas, 1):
+        one = structs.replace(
+            settings,
+            name=replica.name or f"{settings.name}-{number}",
+            base_url=replica.base_url or settings.base_url,
+            api_key_env=replica.api_key_env or settings.api_key_env,
+            replicas=(),
+        )
+        found.append((one, replica.weight))
+    return found
 
 
 def build(settings: BackendSettings, clock: Clock, env: Mapping[str, str]) -> Backend:

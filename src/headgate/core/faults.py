@@ -39,7 +39,7 @@ def classify(error: HeadgateError) -> ErrorClass:
         return "content_policy"
     if error.code in _AUTH:
         return "auth"
-    if isinstance(error, Overloaded) or error.status == 429:
+    if isinstance(error, Overloaded):
         return "overload"
     if isinstance(error, UpstreamTimeout):
         return "timeout"

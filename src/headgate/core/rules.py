@@ -71,7 +71,7 @@ class Rules(Struct, frozen=True, forbid_unknown_fields=True):
     """All rules of a route."""
 
     balance: Balance = "tokens_in_flight"
-    patience: Patience = Patience()
+    timeouts: Patience = Patience()
     on: dict[ErrorClass, Next] = {}
     """What differs from `DEFAULT_NEXT`."""
     recovery: tuple[Way, ...] = ("continue", "replay")
@@ -91,9 +91,9 @@ DEFAULT_NEXT: dict[ErrorClass, Next] = {
     "timeout": "fallback",
     "upstream": "fallback",
     "auth": "fallback",
-    "context_length": "fallback",
+    "context_length": "stop",
     "content_policy": "stop",
     "bad_request": "stop",
 }
-"""A refusal for the content's sake is never shopped around unless a route says so. What does not fit a model's context
-goes to the route's chain for that class only: a target of the same size would refuse it too."""
+"""A refusal for the content's sake is never shopped around unless a route says so. A chain of the route for a class
+goes before this: what does not fit a model's context goes to a longer one, where the route names one."""

@@ -3,7 +3,7 @@
 A snapshot with nothing in it answers every question by looking at an empty dictionary and an empty tuple.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
@@ -21,6 +21,10 @@ RETRY_SECONDS = 60.0
 """A switch that ends sooner than this is worth waiting for; SDKs do not wait longer, and ask again at once."""
 HOPS_MAX = 8
 """Fallbacks of fallbacks that are followed."""
+
+
+Off = Callable[[str, str], bool]
+"""Whether a backend, or this replica of it, is switched off."""
 
 
 class Switch(Struct, frozen=True, kw_only=True):
@@ -106,6 +110,12 @@ class Switches(Struct, frozen=True):
         """Of a backend, or of one of its replicas alone (`Target.at`)."""
         found = self.backends.find(name, now)
         return found if found is not None or replica == name else self.backends.find(replica, now)
+
+    def off(self, now: float) -> "Off | None":
+        """What is left out of every route; None while no backend is off."""
+        if not self.backends:
+            return None
+        return lambda name, replica: self.backend(name, replica, now) is not None
 
     def judge(self, model: str, tenant: str, tags: Mapping[str, str], now: float) -> Switch | Diversion | None:
         """What becomes of a call before it is routed: refused by a switch, given another model, or left as it is.

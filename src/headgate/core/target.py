@@ -40,6 +40,15 @@ class Route(Struct, frozen=True):
     """Where a failure of this class goes instead of the fallbacks: a longer model for `context_length`."""
 
 
+class Routed(Struct, frozen=True):
+    """Where one call may go: the first `primary` of `targets` share the calls, the others are its fallbacks, in order."""
+
+    targets: tuple[Target, ...]
+    primary: int = 1
+    rules: Rules = Rules()
+    chains: Mapping[ErrorClass, tuple[Target, ...]] = {}
+
+
 class RouteTable(Struct, frozen=True):
     """A snapshot of all routes. Looked up exactly, then by pattern in order, then the catch-all.
 

@@ -54,12 +54,12 @@ class AdmissionSettings(CostingSettings, frozen=True, forbid_unknown_fields=True
 class Lease:
     """Room held for one call, given back by `Admission.leave`. Only what admission gave can be dispatched."""
 
-    __slots__ = ("_hold", "booked", "call", "headers", "slot", "started", "targets", "ticket", "waited_s")
+    __slots__ = ("_hold", "booked", "call", "headers", "routed", "slot", "started", "ticket", "waited_s")
 
     def __init__(self, principal: Principal, booked: Booked, hold: Hold | None) -> None:
         self.booked = booked
         self.call = booked.call
-        self.targets = booked.targets
+        self.routed = booked.routed
         self.headers: list[Header] = booked.headers
         self._hold = hold
         terms = booked.terms
@@ -69,6 +69,7 @@ class Lease:
             priority=priority(terms, self.call),
             cost_tokens=max(1, booked.work),
             deadline=self.call.deadline,
+            elsewhere=len(booked.routed.targets) > 1,
         )
         self.slot: Slot | None = None
         self.waited_s = 0.0
@@ -116,6 +117,13 @@ class Admission:
     async def again(self, lease: Lease, target: Target, claim: str) -> Hold:
         """Holds what one more attempt may cost. Raises `OverBudget`."""
         return await self.booking.again(lease.booked, target, claim)
+
+    async def lead(self, lease: Lease, claim: str) -> Hold:
+        """Holds what the first attempt of a call may cost that had joined another, and must run itself now.
+
+        Raises `OverBudget`.
+        """
+        return await self.booking.again(lease.booked, lease.routed.targets[0], claim)
 
     def use(self, settings: AdmissionSettings, gate: GateSettings) -> None:
         """New settings, from now on: who waits enters where there is more room, and those inside stay."""

@@ -12,7 +12,7 @@ from headgate.core.limiter import Cost, Limiter, Plan, Verdict
 from headgate.core.policy import Policy
 from headgate.core.principal import Principal
 from headgate.core.reply import Header
-from headgate.core.target import Target
+from headgate.core.target import Routed, Target
 from headgate.pipeline.alerts import Alerts
 from headgate.pipeline.auth import may_use
 from headgate.pipeline.costing import Costing, CostingSettings, over_cap
@@ -27,7 +27,7 @@ ORPHAN_S = 60.0
 DOWNGRADES_MAX = 3
 _members = msgspec.json.Decoder(dict[str, Raw])
 
-FindTargets = Callable[[Call], Sequence[Target]]
+FindTargets = Callable[[Call], Routed]
 
 
 class Booked(Struct, frozen=True):
@@ -35,7 +35,7 @@ class Booked(Struct, frozen=True):
 
     call: Call
     """As it is to be sent: a budget may have chosen a cheaper model, or bounded the answer."""
-    targets: Sequence[Target]
+    routed: Routed
     terms: Terms
     cost: Cost
     headers: list[Header]
@@ -48,7 +48,7 @@ class _Wish(Struct, frozen=True):
     """What to book: the call as it came, or of a cheaper model that a budget wants instead."""
 
     call: Call
-    targets: Sequence[Target]
+    routed: Routed
     taken: frozenset[str] = frozenset()
     """Keys of the rates of requests that were taken for a dearer model: they stay taken, and are not taken twice."""
     headers: Sequence[Header] = ()
@@ -93,7 +93,7 @@ class Booking:
         if wish.taken:
             terms = without(terms, wish.taken)
         call = self.costing.bound(wish.call, terms, self._settings)
-        cost = self.costing.cost(call, wish.targets[0], terms, self._settings, now)
+        cost = self._dearest(call, wish.routed, terms, now)
         cap = over_cap(terms, cost, now)
         if cap is not None:
             cheaper = _cheaper(principal, wish, cap, cap.budget.at_limit, find)
@@ -120,7 +120,7 @@ class Booking:
             kept = [header for header in headers if header[0].endswith(b"-requests")]
             return structs.replace(cheaper, taken=taken, headers=kept)
         work = self.costing.likely(call, self._settings) if terms.counted else cost.tokens
-        return Booked(call, wish.targets, terms, cost, headers, verdict.delay_s, work)
+        return Booked(call, wish.routed, terms, cost, headers, verdict.delay_s, work)
 
     async def visit(self, principal: Principal, call: Call) -> Booked:
         """For an answer that is kept already: it counts as a request, takes a place, and costs nothing."""
@@ -132,7 +132,7 @@ class Booking:
             _, refusal = self._refusal(terms, verdict, NOTHING, 1.0)
             refusal.headers = headers
             raise refusal
-        return Booked(call, (), terms, NOTHING, headers, verdict.delay_s, 0)
+        return Booked(call, Routed(()), terms, NOTHING, headers, verdict.delay_s, 0)
 
     async def again(self, booked: Booked, target: Target, claim: str) -> Hold:
         """Holds what one more attempt may cost. Raises `OverBudget`."""
@@ -144,6 +144,14 @@ class Booking:
         if not verdict.allowed:
             raise self._refusal(terms, verdict, cost, 1.0)[1]
         return Hold(self.limiter, claim, terms, cost)
+
+    def _dearest(self, call: Call, routed: Routed, terms: Terms, now: float) -> Cost:
+        """What an attempt costs at most, whichever of the route's own targets is picked for it."""
+        priced = {(target.backend, target.model): target for target in routed.targets[: max(1, routed.primary)]}
+        if len(priced) == 1 or not terms.paid:
+            return self.costing.cost(call, routed.targets[0], terms, self._settings, now)
+        costs = [self.costing.cost(call, target, terms, self._settings, now) for target in priced.values()]
+        return Cost(max(cost.tokens for cost in costs), max(cost.nanos for cost in costs))
 
     async def _reserve(self, claim: str, call: Call, terms: Terms, plan: Plan, cost: Cost) -> Verdict:
         ttl_s = call.deadline.remaining(self._clock) + ORPHAN_S
@@ -180,7 +188,7 @@ def _cheaper(principal: Principal, wish: _Wish, charge: Charge, action: str, fin
         return None
     call = with_model(wish.call, model)
     try:
-        return structs.replace(wish, call=call, targets=find(call))
+        return structs.replace(wish, call=call, routed=find(call))
     except NotFound:
         return None  # the caller did not ask for it, and cannot mend it
 

@@ -6,6 +6,7 @@ wait is longer than it may wait is refused at once, with that time.
 """
 
 import asyncio
+import copy
 import math
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from msgspec import Meta, Struct
 
 from headgate.core.clock import Clock
 from headgate.core.deadline import Deadline
-from headgate.core.errors import Overloaded
+from headgate.core.errors import HeadgateError, Overloaded
 from headgate.core.policy import Priority
 from headgate.pipeline.capacity import Capacity
 from headgate.pipeline.fair_queue import FairQueue
@@ -44,6 +45,8 @@ class Ticket(Struct, frozen=True):
     priority: Priority
     cost_tokens: int
     deadline: Deadline
+    elsewhere: bool = False
+    """Another backend may serve it too."""
 
 
 class Slot:
@@ -149,6 +152,7 @@ class Gate:
         self.active = 0
         self._clock = clock
         self._queue: FairQueue[_Waiter] = FairQueue(settings.ageing_s)
+        self._waiters: set[_Waiter] = set()
         self._drain = _Drain(clock.monotonic())
         self._lines: dict[tuple[str, Priority], _Drain] = {}
         self._hold_s = 0.0
@@ -205,6 +209,13 @@ class Gate:
         if self._queue:
             self._let_in()
 
+    def turn_away(self, error: HeadgateError) -> None:
+        """Those who can go elsewhere wait here no longer."""
+        for waiter in [waiter for waiter in self._waiters if waiter.ticket.elsewhere]:
+            self._forget(waiter)
+            if not waiter.place.done():
+                waiter.place.set_exception(copy.copy(error))
+
     def lend(self, slot: Slot) -> None:
         """For `Slot.pause`."""
         slot.paused = self._clock.monotonic()
@@ -233,6 +244,7 @@ class Gate:
 
     async def _wait(self, ticket: Ticket, now: float, held: Slot | None) -> Slot:
         waiter = self._line_up(ticket, now)
+        self._waiters.add(waiter)
         if held is not None:
             held.pause()
         try:
@@ -248,6 +260,7 @@ class Gate:
                 raise self._too_late(waiter) from error
             raise
         finally:
+            self._waiters.discard(waiter)
             if held is not None:
                 held.resume()
 

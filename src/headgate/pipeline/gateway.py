@@ -1,34 +1,46 @@
 """The request path, top to bottom. The order is policy; it is read here and nowhere else."""
 
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from headgate.core.call import Call
 from headgate.core.clock import Clock
 from headgate.core.errors import Bug, HeadgateError
+from headgate.core.ports import Backend
+from headgate.core.principal import Principal
 from headgate.core.reply import Reply
-from headgate.core.target import RouteTable, Target
-from headgate.pipeline.admission import Admission
-from headgate.pipeline.auth import Auth
-from headgate.pipeline.dispatch import Dispatch
-from headgate.pipeline.meter import Meter
+from headgate.core.switches import Switch, Switches, refusal
+from headgate.core.target import Routed, RouteTable
+from headgate.pipeline.admission import Admission, Lease
+from headgate.pipeline.auth import Auth, may_use
+from headgate.pipeline.booking import with_model
+from headgate.pipeline.degraded import Degraded
+from headgate.pipeline.flights.stage import Flights
+from headgate.pipeline.meter import Meter, Story
 from headgate.pipeline.route import choose, named
+from headgate.pipeline.trip import printable
+
+TOLD_S = 0.001
+"""A shorter wait is not worth a header."""
 
 
 class Gateway:
-    """Built once from its stages. `routes` is a snapshot, replaced by one assignment."""
+    """Built once from its stages. `routes` and `switches` are snapshots, replaced by one assignment."""
 
     def __init__(
-        self, auth: Auth, admission: Admission, dispatch: Dispatch, meter: Meter, clock: Clock, rng: random.Random
+        self, auth: Auth, admission: Admission, flights: Flights, degraded: Degraded, meter: Meter, clock: Clock
     ) -> None:
         self.auth = auth
         self.admission = admission
-        self.dispatch = dispatch
+        self.flights = flights
+        self.degraded = degraded
         self.meter = meter
+        self.backends: Mapping[str, Backend] = {}
+        """By replica."""
+        self.switches: Callable[[], Switches] = Switches
         self.routes = RouteTable(0, {})
-        self.usable: Callable[[str], bool] = lambda backend: True
+        self.pools: Mapping[str, Sequence[str]] = {}
+        """The replicas of each backend."""
         self._clock = clock
-        self._rng = rng
 
     async def handle(self, call: Call) -> Reply:
         """A reply whose answer has begun. The caller must close it. Raises `HeadgateError` before the first byte."""
@@ -38,6 +50,7 @@ class Gateway:
         try:
             principal = self.auth.check(call.credential, "inference", call.model)
             story.principal = principal
+            call = self._switched(call, principal, story, reply)
 
             lease = await self.admission.admit(principal, call, self._targets)
             reply.own(lambda: self.admission.leave(lease, story.usage.total))
@@ -46,8 +59,11 @@ class Gateway:
 
             story.overhead_s = self._clock.monotonic() - call.received - lease.waited_s
             self.meter.metrics.overhead(story.overhead_s)
-            await self.dispatch.send(lease, reply, story)
+            await self._answer(lease, reply, story)
             story.queue_s = lease.waited_s
+            reply.headers.append((b"x-headgate-overhead-ms", b"%.3f" % (story.overhead_s * 1000)))
+            if story.queue_s >= TOLD_S:
+                reply.headers.append((b"x-headgate-queue-ms", b"%.0f" % (story.queue_s * 1000)))
         except HeadgateError as error:
             story.fail(error)
             error.headers = error.headers or reply.headers
@@ -72,6 +88,7 @@ class Gateway:
         try:
             principal = self.auth.check(call.credential, "inference", call.model)
             story.principal = principal
+            self._switched(call, principal, story, reply)
             lease = await self.admission.visit(principal, call)
             reply.own(lambda: self.admission.leave(lease, 0))
             reply.headers.extend(lease.headers)
@@ -82,7 +99,41 @@ class Gateway:
         story.complete()
         return reply
 
-    def _targets(self, call: Call) -> Sequence[Target]:
+    async def _answer(self, lease: Lease, reply: Reply, story: Story) -> None:
+        """From an identical call in flight, from a target, or where none answers from what the route keeps for that."""
+        rules = lease.routed.rules
+        try:
+            story.joined = await self.flights.send(lease, reply, story, rules)
+        except HeadgateError as error:
+            level = self.degraded.serve(rules, lease, reply, story, error)
+            if level is None:
+                raise
+            story.level = level
+            return
+        if not story.joined:
+            self.degraded.keep(rules, lease, reply, story)
+
+    def _switched(self, call: Call, principal: Principal, story: Story, reply: Reply) -> Call:
+        """The call, or the one that a kill switch makes of it. Raises `Overloaded` (`switched_off`)."""
+        switches = self.switches()
+        if not switches.in_force:
+            return call
+        now = self._clock.now()
+        found = switches.judge(call.model, principal.tenant, call.tags, now)
+        if found is None:
+            return call
+        if isinstance(found, Switch) or call.operation == "passthrough" or not may_use(principal, found.model):
+            switch = found if isinstance(found, Switch) else found.switch
+            self.meter.metrics.switched(switch.kind, "refused")
+            raise refusal(switch, now)
+        self.meter.metrics.switched(found.switch.kind, "diverted")
+        story.switched_from = call.model
+        reply.headers.append((b"x-headgate-switched-from", printable(call.model)))
+        reply.headers.append((b"x-headgate-model", printable(found.model)))
+        return with_model(call, found.model)
+
+    def _targets(self, call: Call) -> Routed:
+        off = self.switches().off(self._clock.now()) if self.switches().in_force else None
         if call.backend is not None:
-            return named(call, self.dispatch.backends)
-        return choose(call, self.routes, self._rng, self.usable)
+            return named(call, self.backends, self.pools, off)
+        return choose(call, self.routes, off)

@@ -1,29 +1,31 @@
 """Counts what each attempt consumed, prices it and writes its receipt; tells each call's story in one log line."""
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import Sequence
+from typing import Literal
 
 from msgspec import structs
 
 from headgate.core.call import Call
 from headgate.core.clock import Clock
-from headgate.core.errors import Bug, HeadgateError, Overloaded
-from headgate.core.events import Event, Stream
+from headgate.core.errors import HeadgateError, Overloaded
 from headgate.core.ids import Ids
 from headgate.core.limiter import Cost
 from headgate.core.policy import NANOS
 from headgate.core.ports import Progress
 from headgate.core.principal import Principal
-from headgate.core.target import Target
-from headgate.core.usage import Outcome, Receipt, Usage
+from headgate.core.usage import Outcome, Reason, Receipt, Usage
 from headgate.ledger.journal import Journal
 from headgate.ledger.prices import PriceTable
+from headgate.pipeline.course import Step
 from headgate.pipeline.estimator import Estimator
 from headgate.pipeline.holds import Hold
 from headgate.telemetry import names
 from headgate.telemetry.log import Log
 from headgate.telemetry.metrics import Metrics
 
+Level = Literal["full", "fallback", "cached", "message"]
+"""How good an answer was served: the route's own model's, a fallback's, a kept one, or a fixed message."""
 CLIENT_CLOSED = 499
 """The status recorded for a caller that left (nginx's number for it)."""
 _CALLERS_END = {"client_closed", "deadline_exceeded"}
@@ -64,6 +66,11 @@ class Story:
         """Answered with what an earlier call with the same idempotency key was answered with."""
         self.queue_s = 0.0
         self.overhead_s = 0.0
+        self.joined = False
+        """Answered by an identical call of another caller that was in flight already."""
+        self.level: Level = "full"
+        self.switched_from: str | None = None
+        """The model asked for, where a kill switch chose another."""
         self.attempts: list[Attempt] = []
         self._error: HeadgateError | None = None
         self._completed = False
@@ -90,11 +97,11 @@ class Story:
         costs = [attempt.cost_nanos for attempt in used if attempt.cost_nanos is not None]
         return sum(costs) / NANOS if used and len(costs) == len(used) else None
 
-    def attempt(self, call: Call, target: Target, hold: Hold) -> "Attempt":
+    def attempt(self, call: Call, step: Step, hold: Hold) -> "Attempt":
         """Raises `Overloaded` where the journal cannot be written: then nothing may be sent. The hold is settled in
         every case.
         """
-        attempt = Attempt(self, call, target, hold, len(self.attempts) + 1)
+        attempt = Attempt(self, call, step, hold, len(self.attempts) + 1)
         self._error = None  # an earlier attempt's: this one may still succeed, or be left
         self.attempts.append(attempt)
         return attempt
@@ -140,8 +147,13 @@ class Story:
             status=status,
             code=code,
             attempts=len(self.attempts),
+            tried=tried(self.attempts) if len(self.attempts) > 1 else None,
+            served_level=self.level if self.level != "full" else None,
             replayed=self.replayed or None,
+            joined=self.joined or None,
+            switched_from=self.switched_from,
             backend=last.target.backend if last else None,
+            replica=(last.target.replica or None) if last else None,
             upstream_model=last.target.model[:256] if last else None,
             input_tokens=usage.input,
             cached_tokens=usage.cached,
@@ -160,7 +172,7 @@ class Story:
 class Attempt:
     """One try at one target. It ends exactly once, with a receipt in the journal."""
 
-    def __init__(self, story: Story, call: Call, target: Target, hold: Hold, number: int) -> None:
+    def __init__(self, story: Story, call: Call, step: Step, hold: Hold, number: int) -> None:
         meter = story.meter
         self._story = story
         self._meter = meter
@@ -169,7 +181,13 @@ class Attempt:
         self._started = meter.clock.monotonic()
         self.ended = False
         """Its receipt was written, or could not be."""
-        self.target = target
+        self.target = step.target
+        self.error: HeadgateError | None = None
+        """Why it failed, once it has."""
+        self.deserted = False
+        """Another attempt at the same call was quicker."""
+        self.won = False
+        """Its answer is complete."""
         self.usage = Usage()
         self.cost_nanos: int | None = None
         self.ttft_ms: float | None = None
@@ -177,14 +195,14 @@ class Attempt:
         """Seconds from the attempt to the first piece of its answer."""
         self.progress: Progress | None = None
         """Set once the backend answered: what to bill if the answer never ends."""
-        self._receipt = self._expected(number)
+        self._receipt = self._expected(number, step)
         try:
             meter.journal.open(hold.opening(self._receipt))
         except BaseException:
             hold.settle()
             raise
 
-    def _expected(self, number: int) -> Receipt:
+    def _expected(self, number: int, step: Step) -> Receipt:
         """The receipt, should this process die before it knows better: the prompt was sent, and no more is known."""
         meter, call, principal = self._meter, self._story.call, self._story.principal
         now = meter.clock.now()
@@ -212,7 +230,17 @@ class Attempt:
             user=_user(call, principal),
             tags=call.tags,
             session=call.session,
+            replica=self.target.replica or None,
+            reason=step.reason,
+            queue_ms=_ms(self._story.queue_s),
+            overhead_ms=_ms(self._story.overhead_s),
+            passed_over=step.passed_over,
         )
+
+    @property
+    def reason(self) -> Reason:
+        """Why it was made."""
+        return self._receipt.reason
 
     def first_piece(self) -> None:
         """The first piece of the answer is here. TTFT counts from the caller's request, not from this attempt."""
@@ -233,6 +261,7 @@ class Attempt:
     def succeed(self, usage: Usage | None) -> None:
         """Raises `Overloaded` where the receipt cannot be written: then the answer must not be completed."""
         self.usage = usage or self._consumed()
+        self.won = True
         try:
             self._end("ok", 200, None)
         except HeadgateError as error:
@@ -242,6 +271,7 @@ class Attempt:
 
     def fail(self, error: HeadgateError) -> None:
         if not self.ended:
+            self.error = error
             self._story.fail(error)
             self._end_early("failed", error.status, error.code)
 
@@ -250,30 +280,19 @@ class Attempt:
         if not self.ended:
             self._end_early("cancelled", CLIENT_CLOSED, "client_closed")
 
+    def desert(self) -> None:
+        """Another attempt was quicker."""
+        if not self.ended:
+            self.deserted = True
+            self._end_early("cancelled", CLIENT_CLOSED, "hedge_lost")
+
     def _end_early(self, outcome: Outcome, status: int, code: str | None) -> None:
         self.usage = self._consumed()
-        if self.progress is None and not self._call.stream and code in _CALLERS_END:
-            self.usage = (
-                self._receipt.usage
-            )  # a whole answer begins when it is complete: the prompt was being worked on
+        if self.progress is None and (self.deserted or (not self._call.stream and code in _CALLERS_END)):
+            # A whole answer begins when it is complete: the prompt was being worked on.
+            self.usage = self._receipt.usage
         with contextlib.suppress(Overloaded):  # the journal keeps the receipt; the error in hand matters more
             self._end(outcome, status, code)
-
-    async def watch(self, stream: Stream) -> AsyncGenerator[Event | bytes]:
-        """Passes a stream on, keeps its usage, and writes the receipt before the stream ends."""
-        usage: Usage | None = None
-        try:
-            async for item in stream:
-                if type(item) is Usage:
-                    usage = item
-                yield item
-        except HeadgateError as error:
-            self.fail(error)
-            raise
-        except Exception as error:
-            self.fail(Bug(f"The answer could not be read: {type(error).__name__}."))
-            raise
-        self.succeed(usage)
 
     def _consumed(self) -> Usage:
         """What an attempt without final usage is taken to have used: the backend's count, else an estimate."""
@@ -297,6 +316,7 @@ class Attempt:
             status=status,
             code=code,
             ttft_ms=self.ttft_ms,
+            begun_ms=_ms(self.begun_s) if self.ttft_ms is not None else None,
             usage=usage,
             cost_nanos=self.cost_nanos,
         )
@@ -323,6 +343,16 @@ class Attempt:
                 used_tokens=used.tokens,
             )
         hold.settle(used)
+
+
+def tried(attempts: Sequence[Attempt]) -> list[str]:
+    """Each attempt in a few words: where, why it was made, how it ended."""
+    words = []
+    for attempt in attempts:
+        error = attempt.error
+        end = error.code or str(error.status) if error is not None else "ok" if attempt.won else "left"
+        words.append(f"{attempt.target.at} {attempt.reason}: {end}")
+    return words
 
 
 def _user(call: Call, principal: Principal | None) -> str | None:

@@ -1,20 +1,21 @@
-"""From the model a caller named to the targets to try, in order. Synchronous and pure."""
+"""From the model a caller named to the targets it may go to. Synchronous and pure."""
 
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+
+from msgspec import structs
 
 from headgate.core.call import Call
-from headgate.core.errors import NotFound
+from headgate.core.errors import NotFound, Overloaded
 from headgate.core.ports import Backend
-from headgate.core.target import RouteTable, Target
+from headgate.core.switches import Off
+from headgate.core.target import Routed, RouteTable, Target
 
 
-def choose(call: Call, table: RouteTable, rng: random.Random, usable: Callable[[str], bool]) -> list[Target]:
-    """The route's targets in a weighted random order, then its fallbacks in theirs; no target twice.
+def choose(call: Call, table: RouteTable, off: Off | None = None) -> Routed:
+    """The route's own targets, which share the calls, then its fallbacks in order; no target twice.
 
-    Targets on backends that are not `usable` come last: a probe can be wrong, and trying beats refusing.
-
-    Raises `NotFound` (`model_not_found`) where no route matches.
+    Backends that are switched `off` are left out. Raises `NotFound` (`model_not_found`) where no route matches, and
+    `Overloaded` (`switched_off`) where all its targets are off.
     """
     route = table.find(call.model)
     if route is None:
@@ -23,40 +24,50 @@ def choose(call: Call, table: RouteTable, rng: random.Random, usable: Callable[[
             code="model_not_found",
             param="model",
         )
-    ordered = [*_weighted_order(route.targets, rng), *route.fallbacks]
     seen: set[tuple[str, str]] = set()
-    out = []
-    for target in ordered:
-        if target.model == "*":
-            target = Target(target.backend, call.model, target.weight)
-        if (target.backend, target.model) not in seen:
-            seen.add((target.backend, target.model))
-            out.append(target)
-    out.sort(key=lambda target: not usable(target.backend))  # stable: the order within each half stays
-    return out
+    own = _named(route.targets, call.model, off, seen)
+    fallbacks = _named(route.fallbacks, call.model, off, seen)
+    if not own and not fallbacks:
+        raise Overloaded(
+            f"All backends of the model '{call.model[:200]}' are switched off. Name another model, or wait until an "
+            "operator switches one on.",
+            code="switched_off",
+        )
+    chains = {kind: _named(targets, call.model, off, set()) for kind, targets in route.chains.items()}
+    return Routed((*own, *fallbacks), len(own), route.rules, chains)
 
 
-def named(call: Call, backends: Mapping[str, Backend]) -> list[Target]:
-    """The one target of a call that names its backend. Raises `NotFound` (`backend_not_found`)."""
-    backend = backends.get(call.backend or "")
-    if backend is None or backend.kind != call.dialect:
+def named(
+    call: Call, backends: Mapping[str, Backend], pools: Mapping[str, Sequence[str]], off: Off | None = None
+) -> Routed:
+    """The targets of a call that names its backend: its replicas. Raises `NotFound` (`backend_not_found`), and
+    `Overloaded` (`switched_off`).
+    """
+    name = call.backend or ""
+    replicas = [at for at in pools.get(name, (name,)) if at in backends and backends[at].kind == call.dialect]
+    if not replicas:
         raise NotFound(
-            f"There is no backend '{(call.backend or '')[:100]}' that speaks the dialect of this call. "
+            f"There is no backend '{name[:100]}' that speaks the dialect of this call. "
             "The header x-headgate-backend of any answer names one.",
             code="backend_not_found",
         )
-    return [Target(backend.name, call.model)]
+    targets = tuple(
+        Target(name, call.model, replica=at if at != name else "")
+        for at in replicas
+        if off is None or not off(name, at)
+    )
+    if not targets:
+        raise Overloaded(f"The backend '{name[:100]}' is switched off. Try again later.", code="switched_off")
+    return Routed(targets, len(targets))
 
 
-def _weighted_order(targets: tuple[Target, ...], rng: random.Random) -> list[Target]:
-    """First place by weight, the next by weight among the rest, and so on.
-
-    Exponential keys: Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006.
-    """
-    if len(targets) == 1:
-        return [targets[0]]
-    keyed = [
-        (rng.expovariate(target.weight), place, target) for place, target in enumerate(targets) if target.weight > 0
-    ]
-    keyed.sort()
-    return [target for _, _, target in keyed]
+def _named(targets: Sequence[Target], model: str, off: Off | None, seen: set[tuple[str, str]]) -> tuple[Target, ...]:
+    """The targets with the model's name in the place of `*`, without those of weight 0, off or seen before."""
+    out = []
+    for given in targets:
+        target = structs.replace(given, model=model) if given.model == "*" else given
+        key = (target.at, target.model)
+        if target.weight > 0 and key not in seen and not (off is not None and off(target.backend, target.at)):
+            seen.add(key)
+            out.append(target)
+    return tuple(out)

@@ -1,0 +1,49 @@
+"""One timer for a whole attempt, where a scope around each piece of its answer would cost more than passing it on."""
+
+import asyncio
+
+from headgate.core.errors import HeadgateError
+
+
+class Alarm:
+    """Cancels whoever waits for the attempt when it rings: at the deadline, or earlier with `ring`.
+
+    `waiter` is set around each wait. `error` says why it rang.
+    """
+
+    __slots__ = ("_cancellations", "_timer", "error", "waiter")
+
+    def __init__(self, seconds: float, error: HeadgateError) -> None:
+        self.error: HeadgateError | None = None
+        self.waiter: asyncio.Task[object] | None = None
+        self._cancellations = 0
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.ring, error)
+
+    def ring(self, error: HeadgateError) -> None:
+        if self.error is not None:
+            return
+        self.error = error
+        self._timer.cancel()
+        if self.waiter is not None:
+            self._cancellations = self.waiter.cancelling()
+            self.waiter.cancel()
+
+    def listen(self) -> None:
+        """The running task waits from now on. Raises what it rang for, if it rang before."""
+        if self.error is not None:
+            raise self.error
+        self.waiter = asyncio.current_task()
+
+    def taken_back(self) -> HeadgateError | None:
+        """For a wait that was cancelled: why it rang, where the cancellation was the alarm's alone.
+
+        It ends with this, as `asyncio.timeout` does it.
+        """
+        waiter, self.waiter = self.waiter, None
+        if self.error is None or waiter is None or waiter.uncancel() > self._cancellations:
+            return None
+        return self.error
+
+    def stop(self) -> None:
+        self.waiter = None
+        self._timer.cancel()

@@ -1,0 +1,214 @@
+"""Where a call goes next after a failure. Synchronous: a function of the route's rules, the error and what was tried.
+
+1. What the rules stop, and what no other target could mend, ends the call.
+2. Another target of the same route, at once.
+3. The same target again after a short Retry-After.
+4. The fallbacks, in order; or the chain that the route has for this class of error.
+5. The same target again after a jittered backoff, where there is nothing else.
+"""
+
+import random
+from collections.abc import Callable
+
+from msgspec import Struct, structs
+
+from headgate.backends.replicas import Replicas
+from headgate.core.call import Call
+from headgate.core.errors import Bug, HeadgateError
+from headgate.core.faults import classify, unsent
+from headgate.core.rules import Way
+from headgate.core.target import Routed, Target
+from headgate.core.usage import Reason
+from headgate.pipeline.retry_budget import RetrySettings
+
+_FINAL = frozenset({"deadline_exceeded", "client_closed", "internal_error", "ledger_unavailable"})
+_OURS = frozenset({"queue_full", "queue_timeout", "backend_unavailable"})
+"""The call never left: there is nothing to wait for at the same target."""
+
+
+Order = Callable[[list[Target]], list[Target]]
+
+
+class Step(Struct, frozen=True):
+    """The next attempt."""
+
+    target: Target
+    reason: Reason
+    wait_s: float = 0.0
+    """Before it is made."""
+    anyway: bool = False
+    """Although it is better left alone: there is nothing else."""
+    passed_over: str | None = None
+    """Which targets come after it although they stood before it, and why."""
+
+
+class Course:
+    """Of one call. `replicas` tell which targets are better left alone now; `order` puts those that share the calls in
+    order, the best first.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        routed: Routed,
+        replicas: Replicas,
+        order: Order,
+        settings: RetrySettings,
+        rng: random.Random,
+    ) -> None:
+        self._call = call
+        self._routed = routed
+        self._replicas = replicas
+        self._why_not = replicas.why_not
+        self._order = order
+        self._settings = settings
+        self._rng = rng
+        self._primary = list(routed.targets[: routed.primary])
+        self._fallbacks = list(routed.targets[routed.primary :])
+        self._same_model = 0
+        self._again = 0
+        self._chained = False
+
+    def first(self) -> Step:
+        """The target to begin with. Where all are better left alone, one of the route's own is tried all the same."""
+        step = self._pick(self._primary, "first", usable_only=True)
+        if step is None and (other := self._pick(self._fallbacks, "fallback", usable_only=True)) is not None:
+            words = [f"{target.at}: {self._why_not(target.at)}" for target in self._primary]
+            return structs.replace(other, passed_over="; ".join(filter(None, [*words, other.passed_over])))
+        if step is None:
+            step = self._pick(self._primary, "first")
+        if step is None:
+            raise Bug("A call was dispatched without a target.")
+        self._same_model += 1
+        return step
+
+    def after(
+        self, step: Step, error: HeadgateError, remaining_s: float, allowed: Callable[[Target], bool]
+    ) -> Step | None:
+        """What to try after `step` failed; None where nothing may or can help. `allowed` pays for a retry."""
+        kind = classify(error)
+        if error.code in _FINAL or remaining_s <= 0:
+            return None
+        if self._call.operation == "passthrough" and not unsent(error):
+            return None  # what it does is not known here: it may have been done
+        chain = self._routed.chains.get(kind)
+        if chain and not self._chained:
+            self._chained = True
+            self._primary.clear()
+            self._fallbacks = list(chain)
+        elif self._routed.rules.next(kind) == "stop":
+            return None
+        return (
+            self._other(error, allowed)
+            or self._soon(step, error, remaining_s, allowed)
+            or self._pick(self._fallbacks, "fallback")
+            or self._later(step, error, remaining_s, allowed)
+        )
+
+    def onwards(
+        self, step: Step, way: Way, allowed: Callable[[Target], bool], fits: Callable[[Target], object] | None = None
+    ) -> Step | None:
+        """Where a stream goes on that was cut at `step`: another target of the route, the same one, a fallback.
+
+        `fits` tells which targets can (all, by default); those that cannot stay for another way.
+        """
+
+        def able(target: Target) -> bool:
+            return (fits is None or fits(target) is not None) and self._why_not(target.at) is None
+
+        if self._same_model < self._settings.attempts:
+            others = [target for target in self._primary if able(target)]
+            target = self._order(others)[0] if len(others) > 1 else others[0] if others else step.target
+            if (others or able(target)) and allowed(target):
+                if others:
+                    self._primary.remove(target)
+                self._same_model += 1
+                return Step(target, way)
+        for target in self._fallbacks:
+            if able(target):
+                self._fallbacks.remove(target)
+                return Step(target, way)
+        return None
+
+    @property
+    def has_elsewhere(self) -> bool:
+        """A target that was not tried yet is fit to be."""
+        return any(self._why_not(target.at) is None for target in (*self._primary, *self._fallbacks))
+
+    @property
+    def has_other(self) -> bool:
+        """Another target of the route could be asked at the same time."""
+        return any(self._why_not(target.at) is None for target in self._primary)
+
+    def hedge(self) -> Step | None:
+        """Another target of the route, for an attempt beside the first."""
+        return self._pick(self._primary, "hedge", usable_only=True)
+
+    def _other(self, error: HeadgateError, allowed: Callable[[Target], bool]) -> Step | None:
+        if not self._primary or (self._same_model >= self._settings.attempts and error.code not in _OURS):
+            return None
+        step = self._pick(self._primary, "retry", usable_only=bool(self._fallbacks))
+        if step is None:
+            return None
+        if error.code in _OURS:
+            return step  # no attempt was made: nothing is tried again
+        if not allowed(step.target):
+            return None
+        self._same_model += 1
+        return step
+
+    def _soon(
+        self, step: Step, error: HeadgateError, remaining_s: float, allowed: Callable[[Target], bool]
+    ) -> Step | None:
+        wait = error.retry_after
+        if classify(error) != "overload" or wait is None or error.code in _OURS:
+            return None
+        longest = self._settings.wait_s if self._fallbacks else self._settings.retry_after_max_s
+        if wait > longest:
+            return None
+        return self._same(step, wait + 0.1 * wait * self._rng.random(), remaining_s, allowed)
+
+    def _later(
+        self, step: Step, error: HeadgateError, remaining_s: float, allowed: Callable[[Target], bool]
+    ) -> Step | None:
+        if classify(error) not in {"upstream", "overload"} or error.code in _OURS or error.retry_after is not None:
+            return None  # a target that was silent once is not given a second wait
+        backoff = min(self._settings.backoff_max_s, self._settings.backoff_s * 2.0**self._again)
+        return self._same(step, backoff * (0.5 + 0.5 * self._rng.random()), remaining_s, allowed)
+
+    def _same(self, step: Step, wait_s: float, remaining_s: float, allowed: Callable[[Target], bool]) -> Step | None:
+        if self._same_model >= self._settings.attempts or wait_s >= remaining_s or step.reason == "fallback":
+            return None
+        if not allowed(step.target):
+            return None
+        self._same_model += 1
+        self._again += 1
+        return Step(step.target, "retry", wait_s)
+
+    def _pick(self, pending: list[Target], reason: Reason, *, usable_only: bool = False) -> Step | None:
+        """Takes the best out of `pending`: those that are better left alone come last, or not at all."""
+        if not pending:
+            return None
+        words, usable = [], []
+        for target in pending:
+            why = self._why_not(target.at)
+            if why is None:
+                usable.append(target)
+                if pending is not self._primary:
+                    break  # fallbacks have an order of their own
+            else:
+                words.append(f"{target.at}: {why}")
+        if not usable and usable_only:
+            return None
+        if not usable:
+            best = self._least_bad(pending)
+        else:
+            best = self._order(usable)[0] if len(usable) > 1 else usable[0]
+        pending.remove(best)
+        return Step(best, reason, 0.0, not usable, "; ".join(words) if usable and words else None)
+
+    def _least_bad(self, pending: list[Target]) -> Target:
+        if len(pending) == 1 or pending is not self._primary:
+            return pending[0]
+        name = self._replicas.least_bad([target.at for target in pending])
+        return next(target for target in pending if target.at == name)
