@@ -1,7 +1,9 @@
 """`headgate explain`: every attempt, why it was made, what it cost; refusals out of the log."""
 
 import asyncio
+import http.client
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from headgate.ledger.store import Store
 from headgate.storage.sql.open import open_sql
 from tests.cli.stories import CALL, RESCUED
 from tests.cli.test_ledger import Office, good
+from tests.live import Live, serving, until
+from tests.upstream.process import upstream
 
 REFUSED = {"event": "call.done", "level": "info", "at": 1_795_287_900.5, "request_id": "req_refused", "status": 429}
 REFUSED |= {"outcome": "refused", "code": "rate_limit_exceeded", "queue_ms": 0.0, "overhead_ms": 0.8}
@@ -121,3 +125,37 @@ def test_an_entry_from_before_reasons_were_kept_is_told_without(
     said = good(office(tmp_path, capsys, [old]).run("explain", CALL))
     assert "2. again: gpus, model llama-3.1-8b" in said
     assert "sent at 0 ms, no piece came, lasted 1,220 ms" in said
+
+
+def test_the_id_that_an_answer_says_is_explained_by_the_server_and_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    with upstream() as url:
+        config = f'discover: false\nengine: {{enabled: false}}\nbackends: [{{name: up, base_url: "{url}"}}]\n'
+        with serving(home, config) as live:
+            told = []
+            for model in ("ok", "nobody"):
+                status, headers = ask(live, model)
+                assert status == (200 if model == "ok" else 404)
+                told.append(headers["x-request-id"])
+            status, body = live.get(f"/v1/organization/calls/{told[0]}", live.key)
+            assert status == 200
+            story = json.loads(body)
+            assert (story["id"], story["outcome"], story["model"]) == (told[0], "ok", "ok")
+            assert [step["backend"] for step in story["attempts"]] == ["up"]
+            assert live.get(f"/v1/organization/calls/{told[1]}", live.key)[0] == 404
+            until(lambda: any(line["request_id"] == told[1] for line in live.events("call.done")))
+            beside = Office(home, capsys)
+            assert json.loads(good(beside.run("explain", told[0], "--json"))) == story
+            refused = good(beside.run("explain", told[1], "--log", str(live.log_path)))
+            assert "code=model_not_found" in refused
+
+
+def ask(live: Live, model: str) -> tuple[int, dict[str, str]]:
+    with closing(http.client.HTTPConnection("127.0.0.1", live.port, timeout=30)) as wire:
+        body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+        wire.request("POST", "/v1/chat/completions", json.dumps(body), {"authorization": f"Bearer {live.key}"})
+        answer = wire.getresponse()
+        answer.read()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}

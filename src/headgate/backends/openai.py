@@ -118,7 +118,7 @@ class OpenAIBackend:
         timeouts = self._settings.timeouts if target.patience is None else self._under(target.patience)
         extra = _trace(call)
         if self._deadline_header:
-            left = min(call.deadline.remaining(self._clock), timeouts.total_s)
+            left = max(0.001, min(call.deadline.remaining(self._clock), timeouts.total_s))  # zero is no time to ask for
             extra.append((self._deadline_header, b"%.3f" % left))
         exchange = await self._http.send(head, body, timeouts=timeouts, deadline=call.deadline, extra=extra)
         try:
