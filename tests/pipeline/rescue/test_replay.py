@@ -119,7 +119,7 @@ def test_an_answer_that_differs_is_closed_at_once_and_the_error_stands() -> None
 @pytest.mark.parametrize(
     "other",
     [
-        [ToolDelta("{}", 0, "c2", "other"), Finish("tool_calls")],
+        [ToolDelta('{"a":1', 0, "c2", "other"), Finish("tool_calls")],
         [Text("hm"), Finish("stop")],
         [ToolDelta("", 0, "c2", "look"), Finish("tool_calls")],
         [ToolDelta('{"a":2', 0, "c2", "look")],
@@ -247,5 +247,18 @@ def test_one_choice_far_ahead_of_another_is_not_kept_without_bound() -> None:
         assert error is CUT
         assert {index: choice.text for index, choice in found.choices.items()} == {0: "b", 1: "a"}
         assert other.ended
+
+    asyncio.run(main())
+
+
+def test_a_choice_that_had_ended_does_not_go_on() -> None:
+    async def main() -> None:
+        sent: list[Item] = [Text("a", 0), Finish("stop", 0), Text("b", 1)]
+        late: list[Item] = [Text("a", 0), Text("bc", 1), Text("x", 0), Finish("stop", 0), Finish("stop", 1)]
+        for other, one in (([Text("ax", 0), Text("bc", 1)], "b"), (late, "bc"), ([ToolDelta("", 0, "c", "f")], "b")):
+            found, error = await seen(Source(sent, CUT), call(n=2), Attempts(Source(other)), ("replay",))
+            assert error is CUT
+            assert {index: choice.text for index, choice in found.choices.items()} == {0: "a", 1: one}
+            assert found.finishes == [0]
 
     asyncio.run(main())
