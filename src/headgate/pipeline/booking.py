@@ -189,8 +189,8 @@ def _cheaper(principal: Principal, wish: _Wish, charge: Charge, action: str, fin
     call = with_model(wish.call, model)
     try:
         return structs.replace(wish, call=call, routed=find(call))
-    except NotFound:
-        return None  # the caller did not ask for it, and cannot mend it
+    except (NotFound, Overloaded):
+        return None  # not served, or off: the caller did not ask for it, and cannot mend it
 
 
 def with_model(call: Call, model: str) -> Call:

@@ -133,7 +133,14 @@ class Gateway:
         return with_model(call, found.model)
 
     def _targets(self, call: Call) -> Routed:
-        off = self.switches().off(self._clock.now()) if self.switches().in_force else None
+        """Asked again for each model that a budget would rather use: that one may be off too."""
+        switches, off = self.switches(), None
+        if switches.in_force:
+            now = self._clock.now()
+            switch = switches.model(call.model, now)
+            if switch is not None:
+                raise refusal(switch, now)
+            off = switches.off(now)
         if call.backend is not None:
             return named(call, self.backends, self.pools, off)
         return choose(call, self.routes, off)
