@@ -54,6 +54,29 @@ def test_a_replica_that_recovers_is_found_out_and_gets_its_share_again() -> None
     assert under.loads()["pool-0"].slowness == pytest.approx(1.0, abs=0.3)
 
 
+def test_a_slow_replica_is_found_by_whole_answers_too() -> None:
+    under, clock = balancer()
+    slow, other = targets(2)
+    for _ in range(20):
+        for target, seconds in ((slow, 5.0), (other, 1.0)):
+            load = under.begin(target, ASKED)
+            clock.jump(seconds)
+            load.end(100)
+    assert under.loads()[slow.at].slowness > 3 * under.loads()[other.at].slowness
+    assert under.order("tokens_in_flight", [slow, other], ASKED)[0] == other
+
+
+def test_what_fails_says_nothing_of_speed() -> None:
+    under, clock = balancer()
+    broken, other = targets(2)
+    for _ in range(20):
+        load = under.begin(other, ASKED)
+        clock.jump(1.0)
+        load.end(100)
+        under.begin(broken, ASKED).end()
+    assert under.loads()[broken.at].slowness == 1.0
+
+
 def test_what_is_known_of_a_busy_replica_does_not_fade() -> None:
     """No news of it is no good news: it may be too slow to give any."""
     under, clock = balancer()

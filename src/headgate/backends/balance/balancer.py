@@ -63,7 +63,8 @@ class Choice:
 class Balancer:
     """Decides and counts; all of it synchronous, in memory, for this process.
 
-    Only what stands in `Balance` is decided here. Which targets may be used at all is for breakers and health to say.
+    Only what stands in `Balance` is decided here. Which targets may be used at all is for breakers and health to say: a
+    replica that fails at once has little to do, and would be given all.
     """
 
     def __init__(self, clock: Clock, rng: random.Random) -> None:
@@ -244,7 +245,7 @@ class Balancer:
             replica = replicas[place]
             ahead = (replica.prompt + OUTPUT_WEIGHT * replica.output) * mean / weights[place]
             saved = min(held.get(replica.slot, 0) * per_block, most)
-            return (ahead + whole - saved) * replica.handicap(now)
+            return ahead * replica.handicap(now) + (whole - saved) * replica.apart
 
         return cost
 

@@ -1,6 +1,7 @@
 """What one replica has to do at this moment, by our own count, and how fast it has been doing it."""
 
 from math import exp2
+from typing import Literal
 
 from headgate.backends.balance.keys import fingerprint
 from headgate.core.clock import Clock
@@ -15,8 +16,8 @@ SLOW_START_FROM = 0.1
 """The part of its share that a replica begins with, which grows to the whole in so many seconds."""
 FORGET_S = 30.0
 """In so many seconds without news half of what is known of a replica's speed is forgotten."""
-NEWS = 0.1
-"""The weight of one measurement beside those before it."""
+NEWS, NEWS_MOST = 0.1, 0.5
+"""The weight of one measurement beside those before it; after a silence it weighs more."""
 BASE_TOKENS = 256
 """What a call takes besides its tokens, as tokens, so that short prompts do not look slow."""
 SLOWEST, FASTEST = 50.0, 0.2
@@ -24,6 +25,8 @@ ALIKE = 1.25
 """Replicas whose speed differs by less are taken for alike: calls differ by as much."""
 LOOK_S = 0.1
 """How long a handicap is taken for the same: it changes slowly, and every decision asks for it."""
+
+Kind = Literal["reading", "writing", "answering"]
 
 
 class Pace:
@@ -39,11 +42,11 @@ class Pace:
         """0 before the first measurement, near 1 after many."""
 
     def add(self, seconds: float, tokens: float, now: float) -> None:
-        kept = (1.0 - NEWS) * exp2((self._last - now) / FORGET_S)
+        new = min(NEWS_MOST, max(NEWS, 1.0 - exp2((self._last - now) / FORGET_S))) if self.sure else NEWS
         self._last = now
-        self._seconds = kept * self._seconds + NEWS * seconds
-        self._tokens = kept * self._tokens + NEWS * tokens
-        self.sure = kept * self.sure + NEWS
+        self._seconds += new * (seconds - self._seconds)
+        self._tokens += new * (tokens - self._tokens)
+        self.sure += new * (1.0 - self.sure)
 
     @property
     def per_token(self) -> float:
@@ -53,17 +56,23 @@ class Pace:
 class Speed:
     """How fast prompts are read and answers written: of one replica, or of all."""
 
-    __slots__ = ("reading", "writing")
+    __slots__ = ("answering", "reading", "writing")
 
     def __init__(self) -> None:
         self.reading = Pace()
         self.writing = Pace()
+        self.answering = Pace()
+        """Both, where the answer comes in one piece."""
 
     def slowness(self, of_all: "Speed") -> float:
-        """Seconds per token by those of all, reading and writing alike. What was measured seldom counts less."""
+        """Seconds per token by those of all; all that is measured counts alike, and less where that was seldom."""
         ratios = [
             1.0 + own.sure * (own.per_token / every.per_token - 1.0)
-            for own, every in ((self.reading, of_all.reading), (self.writing, of_all.writing))
+            for own, every in (
+                (self.reading, of_all.reading),
+                (self.writing, of_all.writing),
+                (self.answering, of_all.answering),
+            )
             if own.sure and every.per_token > 0
         ]
         return min(SLOWEST, max(FASTEST, sum(ratios) / len(ratios))) if ratios else 1.0
@@ -80,7 +89,7 @@ class Replica:
     """One replica's load and speed. Only `Load` changes the load."""
 
     __slots__ = (
-        "_handicap", "_looked", "_since", "_slowness", "_speed", "_told", "at", "listed", "output", "prompt",
+        "_handicap", "_looked", "_since", "_slowness", "_speed", "_told", "apart", "at", "listed", "output", "prompt",
         "requests", "seed", "slot",
     )  # fmt: skip
 
@@ -107,6 +116,8 @@ class Replica:
         self._speed = Speed()
         self._slowness = 1.0
         self._told = now
+        self.apart = 1.0
+        """Its slowness, where that is more than calls differ among themselves."""
         self._handicap = 1.0
         self._looked = now - LOOK_S
 
@@ -122,22 +133,18 @@ class Replica:
         return 1.0 + (self._slowness - 1.0) * exp2((self._told - now) / FORGET_S)
 
     def handicap(self, now: float) -> float:
-        """What work counts there, by the same work at a replica like all others: more where it is slow, or new."""
-        if now < self._looked + LOOK_S:
-            return self._handicap
-        slowness = self.slowness(now)
-        apart = slowness / ALIKE if slowness > ALIKE else min(1.0, slowness * ALIKE)
-        self._looked, self._handicap = now, apart / self.share(now)
+        """What the work there counts, by the same work at a replica like all others: more where it is slow, or new.
+        Asking for it brings `apart` up to date."""
+        if now >= self._looked + LOOK_S:
+            slowness = self.slowness(now)
+            self.apart = slowness / ALIKE if slowness > ALIKE else min(1.0, slowness * ALIKE)
+            self._looked, self._handicap = now, self.apart / self.share(now)
         return self._handicap
 
-    def has_read(self, seconds: float, tokens: float, of_all: Speed, now: float) -> None:
-        """Its first piece came so many seconds after so many tokens were there to be read."""
-        for pace in (self._speed.reading, of_all.reading):
-            pace.add(seconds, tokens + BASE_TOKENS, now)
-        self._told, self._slowness = now, self._speed.slowness(of_all)
-
-    def has_written(self, seconds: float, tokens: float, of_all: Speed, now: float) -> None:
-        for pace in (self._speed.writing, of_all.writing):
+    def took(self, kind: Kind, seconds: float, tokens: float, of_all: Speed, now: float) -> None:
+        """A call took so many seconds for so many tokens."""
+        for speed in (self._speed, of_all):
+            pace: Pace = getattr(speed, kind)
             pace.add(seconds, tokens, now)
         self._told, self._slowness = now, self._speed.slowness(of_all)
 
@@ -167,12 +174,13 @@ class Load:
             return
         now = self._first = self._clock.monotonic()
         self._replica.prompt -= self._prompt
-        self._replica.has_read(now - self._began, self._ahead, self._of_all, now)
+        self._replica.took("reading", now - self._began, self._ahead + BASE_TOKENS, self._of_all, now)
 
     def end(self, output_tokens: int | None = None) -> None:
         """It is over: the one place where a call's work is taken off. A second time does nothing.
 
-        `output_tokens`: what was written, if the answer came in pieces and is whole: it tells how fast the replica is.
+        `output_tokens`: what was written, where the answer is whole: it tells how fast the replica is. Of an answer in
+        one piece there is no first piece: then the time from its beginning counts.
         """
         if self._ended:
             return
@@ -182,6 +190,11 @@ class Load:
         replica.output -= self._output
         if self._first is None:
             replica.prompt -= self._prompt
-        elif output_tokens is not None and output_tokens > 1:
-            now = self._clock.monotonic()
-            replica.has_written(now - self._first, output_tokens - 1, self._of_all, now)
+        if output_tokens is None or output_tokens < 1:
+            return
+        now = self._clock.monotonic()
+        if self._first is None:
+            tokens = output_tokens + (self._ahead + BASE_TOKENS) / ANSWER_WEIGHT
+            replica.took("answering", now - self._began, tokens, self._of_all, now)
+        else:
+            replica.took("writing", now - self._first, output_tokens, self._of_all, now)
