@@ -162,6 +162,21 @@ def test_pieces_of_many_tokens_count_as_many() -> None:
     assert (pace.tokens, reader.said) == (102.0, 3)
 
 
+@pytest.mark.parametrize(
+    ("delta", "said"),
+    [
+        ('{"content":"x"}', 1), ('{"reasoning_content":"x"}', 1), ('{"reasoning_details":[{"text":"x"}]}', 1),
+        ('{"tool_calls":[{"index":0}]}', 1), ('{"audio":{"data":"AA=="}}', 1), ('{"role":"assistant"}', 0),
+        ('{"role":"assistant","content":"","refusal":null}', 0), ('{"reasoning_details":[],"content":null}', 0),
+        ("{}", 0),
+    ],
+)  # fmt: skip
+def test_only_what_says_something_is_a_token(delta: str, said: int) -> None:
+    reader = FrameReader(Expectation(), Progress(), Pace(1.0))
+    reader.feed(b'data: {"choices":[{"index":0,"delta":%b}]}\n\n' % delta.encode())
+    assert reader.said == said
+
+
 @pytest.mark.prove
 def test_the_backend_s_and_the_route_s_floor_end_a_slow_stream_after_ten_seconds_of_it(server: str) -> None:
     for timeouts, patience in (

@@ -39,10 +39,15 @@ class _Delta(Struct, gc=False):
     reasoning: Raw | UnsetType = UNSET
     refusal: Raw | UnsetType = UNSET
     function_call: Raw | UnsetType = UNSET
+    reasoning_details: Raw | UnsetType = UNSET
+    audio: Raw | UnsetType = UNSET
 
     def size(self) -> int:
         """Bytes of JSON that say something."""
-        said = (self.content, self.tool_calls, self.reasoning_content, self.reasoning, self.refusal, self.function_call)
+        said = (
+            self.content, self.tool_calls, self.reasoning_content, self.reasoning, self.refusal, self.function_call,
+            self.reasoning_details, self.audio,
+        )  # fmt: skip
         return sum(len(bytes(part)) for part in said if part is not UNSET and bytes(part) not in _NOTHING)
 
     def says_something(self) -> bool:
@@ -53,6 +58,8 @@ class _Delta(Struct, gc=False):
             or (self.reasoning is not UNSET and bytes(self.reasoning) not in _NOTHING)
             or (self.refusal is not UNSET and bytes(self.refusal) not in _NOTHING)
             or (self.function_call is not UNSET and bytes(self.function_call) not in _NOTHING)
+            or (self.reasoning_details is not UNSET and bytes(self.reasoning_details) not in _NOTHING)
+            or (self.audio is not UNSET and bytes(self.audio) not in _NOTHING)
         )
 
 
