@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -67,6 +68,10 @@ def off(live: Live, kind: str, name: str, **fields: object) -> Iterator[None]:
 def key_of(live: Live, **given: object) -> str:
     made: str = json.loads(live.post("/admin/keys", given)[1])["key"]
     return made
+
+
+def serves(live: Live, key: str) -> bool:
+    return chat(live, key=key).status == 200
 
 
 def counted(live: Live, kind: str, result: str) -> float:
@@ -150,7 +155,7 @@ def test_a_budget_does_not_send_calls_to_a_model_that_is_off(pair: tuple[Live, L
     soon = {**cheaper, "amount": 1e6, "soft": 0, "at_soft": "downgrade"}
     thrifty = key_of(one, tenant="thrifty", policy={"budgets": [soon]})
     for key in (spent, thrifty):
-        until(lambda key=key: chat(two, key=key).status == 200)  # type: ignore[misc]
+        until(partial(serves, two, key))
         assert chat(two, key=key).headers["x-headgate-model"] == "three"
     with off(one, "model", "three"):
         for live in pair:

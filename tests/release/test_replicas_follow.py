@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -204,7 +206,7 @@ def test_what_ended_long_ago_goes_and_its_name_is_free(sql_url: str) -> None:
     run(sql_url, main)
 
 
-def test_there_are_only_so_many(tmp_path: object) -> None:
+def test_there_are_only_so_many(tmp_path: Path) -> None:
     async def main(one: Replica, _: Replica, _clock: VirtualClock) -> None:
         def work(db: sa.Connection) -> None:
             row = {"kind": "model", "created_at": 1.0, "created_by": "cli", "reason": "x"}
@@ -243,18 +245,18 @@ BAD = [
 
 @pytest.mark.parametrize(("fields", "field"), BAD)
 def test_a_wrong_wish_is_refused_by_its_field_and_changes_nothing(
-    tmp_path: object, fields: dict[str, object], field: str
+    tmp_path: Path, fields: dict[str, Any], field: str
 ) -> None:
     async def main(one: Replica, _: Replica, _clock: VirtualClock) -> None:
         with pytest.raises(BadCall) as caught:
-            await one.on(**fields)  # type: ignore[arg-type]
+            await one.on(**fields)
         assert caught.value.param == field
         assert (await one.verbs.all(), await audit(one)) == ([], [])
 
     run(f"sqlite:///{tmp_path}/state.db", main)
 
 
-def test_while_sql_is_away_the_last_switches_stay_and_the_log_says_so_once(tmp_path: object) -> None:
+def test_while_sql_is_away_the_last_switches_stay_and_the_log_says_so_once(tmp_path: Path) -> None:
     async def main(one: Replica, two: Replica, clock: VirtualClock) -> None:
         made, _ = await one.on(expires_at=clock.now() + 60)
         await two.watch.refresh()

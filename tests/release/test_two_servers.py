@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -46,13 +47,17 @@ def test_when_the_change_returns_it_is_in_force_on_both(pair: tuple[Live, Live])
         assert list(seen) == [{}, {}]
 
 
+def ended(live: Live, name: str) -> bool:
+    return name in [line["target"] for line in live.events("switch.expired")]
+
+
 def test_each_says_so_in_its_own_log(pair: tuple[Live, Live]) -> None:
     one, two = pair
     _, made = ask(one, "POST", BASE, {"kind": "feature", "name": "f", "reason": "INC-2", "expires_in_seconds": 2})
     assert made["in_force"]
     for live in (one, two):
-        until(lambda live=live: active(live) == {})  # type: ignore[misc]
-        until(lambda live=live: "f" in [line["target"] for line in live.events("switch.expired")])  # type: ignore[misc]
+        until(partial(ended, live, "f"))
+        assert active(live) == {}
         assert [line["reason"] for line in live.events("switch.on") if line["id"] == made["id"]] == ["INC-2"]
 
 
