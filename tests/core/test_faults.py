@@ -51,7 +51,7 @@ def test_only_what_never_left_may_be_sent_again_whatever_it_does() -> None:
 
 def test_a_refusal_for_the_content_is_never_shopped_around_unless_a_route_says_so() -> None:
     assert Rules().next("content_policy") == "stop"
-    assert Rules(on={"content_policy": "fallback"}).next("content_policy") == "fallback"
+    assert Rules(on_error={"content_policy": "fallback"}).next("content_policy") == "fallback"
     assert {kind for kind, then in DEFAULT_NEXT.items() if then == "stop"} == {
         "content_policy",
         "bad_request",

@@ -177,9 +177,9 @@ def _check(config: Config, file: YamlFile) -> None:
 
 
 def _check_chains(where: tuple[str | int, ...], rules: RuleSettings, known: set[str], file: YamlFile) -> None:
-    for kind, then in rules.on.items():
+    for kind, then in rules.on_error.items():
         if not isinstance(then, str):
-            _check_targets((*where, "rules", "on", kind), then, known, file)
+            _check_targets((*where, "rules", "on_error", kind), then, known, file)
 
 
 def _check_targets(

@@ -27,7 +27,7 @@ class RuleSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     balance: Balance | UnsetType = UNSET
     timeouts: Patience | UnsetType = UNSET
-    on: Mapping[ErrorClass, Next | tuple[TargetSettings, ...]] = {}
+    on_error: Mapping[ErrorClass, Next | tuple[TargetSettings, ...]] = {}
     """By class of error: `fallback`, `stop`, or the targets to try instead of the fallbacks."""
     recovery: tuple[Way, ...] | UnsetType = UNSET
     hold_back: HoldBack | UnsetType = UNSET
@@ -38,15 +38,15 @@ class RuleSettings(Struct, frozen=True, forbid_unknown_fields=True):
     def over(self, base: Rules) -> Rules:
         """These rules, and `base` where they say nothing."""
         given: dict[str, Any] = {
-            name: value for name, value in structs.asdict(self).items() if name != "on" and value is not UNSET
+            name: value for name, value in structs.asdict(self).items() if name != "on_error" and value is not UNSET
         }
-        on = {kind: then for kind, then in self.on.items() if isinstance(then, str)}
-        return structs.replace(base, on={**base.on, **on}, **given)
+        on = {kind: then for kind, then in self.on_error.items() if isinstance(then, str)}
+        return structs.replace(base, on_error={**base.on_error, **on}, **given)
 
     def chains(self) -> dict[ErrorClass, tuple[Target, ...]]:
         """The targets named for a class of error."""
         return {
             kind: tuple(setting.target() for setting in then)
-            for kind, then in self.on.items()
+            for kind, then in self.on_error.items()
             if not isinstance(then, str)
         }

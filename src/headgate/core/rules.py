@@ -72,7 +72,7 @@ class Rules(Struct, frozen=True, forbid_unknown_fields=True):
 
     balance: Balance = "tokens_in_flight"
     timeouts: Patience = Patience()
-    on: dict[ErrorClass, Next] = {}
+    on_error: dict[ErrorClass, Next] = {}
     """What differs from `DEFAULT_NEXT`."""
     recovery: tuple[Way, ...] = ("continue", "replay")
     """Tried in this order when a stream is cut or stalls after its beginning was sent; none: it ends in an error."""
@@ -83,7 +83,7 @@ class Rules(Struct, frozen=True, forbid_unknown_fields=True):
     """Identical calls in flight run once: embeddings, and answers at temperature 0."""
 
     def next(self, kind: ErrorClass) -> Next:
-        return self.on.get(kind) or DEFAULT_NEXT[kind]
+        return self.on_error.get(kind) or DEFAULT_NEXT[kind]
 
 
 DEFAULT_NEXT: dict[ErrorClass, Next] = {

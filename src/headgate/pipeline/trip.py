@@ -187,7 +187,7 @@ class Trip:
         reply, target = self._reply, self._step.target
         reply.body = trial.body
         if stream is not None and self._mendable:
-            rest = rescued(stream, self._call, self._rules.recovery, self._onwards)
+            rest = rescued(stream, self._call, self._rules.recovery, self._onwards, self._story.complete)
             reply.own(rest.aclose)
             stream = rest
         reply.stream = stream
@@ -198,6 +198,7 @@ class Trip:
         if self._step.reason == "fallback":
             self._story.level = "fallback"
             reply.headers.append((b"x-headgate-model", printable(target.model)))
+        reply.headers.append((b"x-headgate-level", self._story.level.encode()))
         self._tell_tried()
 
     async def _onwards(self, way: Way, text: str) -> Stream | None:

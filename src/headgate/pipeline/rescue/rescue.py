@@ -38,11 +38,13 @@ def mendable(error: HeadgateError) -> bool:
     return classify(error) in {"upstream", "timeout", "overload"}
 
 
-async def rescued(first: Stream, call: Call, ways: Sequence[Way], another: Another) -> AsyncGenerator[Event | bytes]:
+async def rescued(
+    first: Stream, call: Call, ways: Sequence[Way], another: Another, whole: Callable[[], None] = lambda: None
+) -> AsyncGenerator[Event | bytes]:
     """The stream. Where it breaks after its beginning was sent, it goes on from another attempt, by `ways` in order.
 
     Raises the error that broke it where none helps: it never ends as if it were complete. Closing it closes the
-    attempt that is under way.
+    attempt that is under way. `whole` is called where it broke after the caller had all of the answer.
     """
     sent = Sent(call.include_usage)
     add = sent.add
@@ -57,7 +59,7 @@ async def rescued(first: Stream, call: Call, ways: Sequence[Way], another: Anoth
         await close(first)
         raise
     await close(first)
-    rest = _mended(broken, _Search(call, ways, another, sent), sent)
+    rest = _mended(broken, _Search(call, ways, another, sent), sent, whole)
     try:
         async for item in rest:
             yield item
@@ -66,7 +68,9 @@ async def rescued(first: Stream, call: Call, ways: Sequence[Way], another: Anoth
         raise
 
 
-async def _mended(broken: HeadgateError, search: "_Search", sent: Sent) -> AsyncGenerator[Event | bytes]:
+async def _mended(
+    broken: HeadgateError, search: "_Search", sent: Sent, whole: Callable[[], None]
+) -> AsyncGenerator[Event | bytes]:
     """What comes after the break. Raises the latest error that broke what the caller was given."""
     while not search.over(broken):
         found = await search.next()
@@ -96,6 +100,7 @@ async def _mended(broken: HeadgateError, search: "_Search", sent: Sent) -> Async
             await close(stream)
             raise
         await close(stream)
+    whole()
 
 
 class _Search:
