@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from headgate.core.call import Call
-from headgate.core.errors import Bug, HeadgateError
+from headgate.core.errors import HeadgateError
 from headgate.core.events import Event
 from headgate.core.ports import Backend
 from headgate.core.principal import KeyTable, Principal, hash_key
@@ -14,11 +13,13 @@ from headgate.core.reply import Reply
 from headgate.core.rules import Rules
 from headgate.core.target import Route, RouteTable, Target
 from headgate.pipeline.admission import Lease
+from headgate.pipeline.auth import Auth
 from headgate.pipeline.degraded import Degraded
 from headgate.pipeline.dispatch import Dispatch
 from headgate.pipeline.flights.shared import Memory
 from headgate.pipeline.flights.stage import Flights
-from headgate.pipeline.holds import NOTHING, Hold
+from headgate.pipeline.gateway import Gateway
+from headgate.pipeline.holds import Hold
 from tests.pipeline.spine import KEY, SECRET, Spine, read
 
 OTHER = "hg-canary-key-of-another-tenant"
@@ -33,57 +34,29 @@ class Flying(Spine):
     ) -> None:  # fmt: skip
         super().__init__(folder, backends, **more)
         self.rules = rules or Rules()
-        first, *others = [Target(name, "m") for name in self.backends]
-        self.gateway.routes = RouteTable(1, {"m": Route("m", (first,), tuple(others), rules=self.rules)})
         self.memory = memory or Memory()
-        self.flights = Flights(Dispatch(self.path.upstreams).send, self._again, self.clock, self.memory)
+        self.flights = Flights(Dispatch(self.path.upstreams).send, self._lead, self.clock, self.memory)
         self.degraded = Degraded(self.clock)
         self.other = Principal("key_2", "globex", frozenset({"inference"}))
         keys = {hash_key(SECRET, KEY): self.principal, hash_key(SECRET, OTHER): self.other}
-        self.auth = type(self.auth)(self.clock, SECRET, KeyTable(1, keys))
+        self.auth = Auth(self.clock, SECRET, KeyTable(1, keys))
+        self.gateway = Gateway(self.auth, self.admission, self.flights, self.degraded, self.meter, self.clock)
+        first, *others = [Target(name, "m") for name in self.backends]
+        self.gateway.routes = RouteTable(1, {"m": Route("m", (first,), tuple(others), rules=self.rules)})
         self.again: list[str] = []
+        """Claims for runs that another call was to lead anew."""
         self.refuse: HeadgateError | None = None
         """Why nothing more can be held."""
 
-    async def _again(self, lease: Lease, claim: str) -> Hold:
+    async def _lead(self, lease: Lease, claim: str) -> Hold:
         self.again.append(claim)
         if self.refuse is not None:
             raise self.refuse
-        return Hold(self.limiter, claim, lease.booked.terms, NOTHING)
+        return await self.admission.lead(lease, claim)
 
     async def handle(self, **more: Any) -> Reply:
         more.setdefault("temperature", 0)
-        return await self.take(self.call(**more))
-
-    async def take(self, call: Call) -> Reply:
-        """As the gateway does it."""
-        reply = Reply()
-        story = self.meter.begin(call)
-        reply.own(story.done)
-        try:
-            story.principal = principal = self.auth.check(call.credential, "inference", call.model)
-            lease = await self.admission.admit(principal, call, self.gateway._targets)
-            reply.own(lambda: self.admission.leave(lease, story.usage.total))
-            try:
-                joined = await self.flights.send(lease, reply, story, self.rules)
-            except HeadgateError as error:
-                if self.degraded.serve(self.rules, lease, reply, story, error) is None:
-                    raise
-            else:
-                if not joined:
-                    self.degraded.keep(self.rules, lease, reply, story)
-        except HeadgateError as error:
-            story.fail(error)
-            error.headers = error.headers or reply.headers
-            await reply.aclose(error)
-            raise
-        except BaseException as error:
-            bug = Bug("Unexpected.") if isinstance(error, Exception) else None
-            if bug is not None:
-                story.fail(bug)
-            await reply.aclose(bug)
-            raise
-        return reply
+        return await self.gateway.handle(self.call(**more))
 
     async def outcome(self, **more: Any) -> tuple[dict[bytes, bytes], list[Event | bytes]]:
         """The headers and the answer of one call."""

@@ -14,6 +14,7 @@ from headgate.core.errors import BadCall, Bug, Failed, HeadgateError, Overloaded
 from headgate.core.events import Event, Finish, Text
 from headgate.core.faults import CONTENT_POLICY, CONTEXT_LENGTH
 from headgate.core.ports import Answer, Progress
+from headgate.core.reply import Reply
 from headgate.core.rules import Degraded, Rules
 from headgate.core.target import Target
 from headgate.core.usage import Usage
@@ -68,7 +69,7 @@ def test_a_kept_answer_is_served_where_no_target_answers(tmp_path: Path, error: 
         weather = Weather()
         spine = Flying(tmp_path, [Telling("a", weather)], rules=BOTH)
         headers, first = await spine.outcome()
-        assert b"x-headgate-level" not in headers
+        assert headers[b"x-headgate-level"] == b"full"
         weather.error = error
         headers, again = await spine.outcome()
         assert again == first == WHOLE
@@ -122,7 +123,7 @@ def test_the_message_stands_where_nothing_is_kept_for_streams_and_whole_answers(
         assert headers[b"x-headgate-level"] == b"message"
         assert b"age" not in headers
         call = spine.call(stream=False, n=2)
-        reply = await spine.take(call)
+        reply = await spine.gateway.handle(call)
         assert reply.stream is not None
         into = ChatFold("chatcmpl-1", 1, call, "f")
         async for item in reply.stream:
@@ -148,7 +149,7 @@ def test_completions_get_the_message_once_for_each_prompt(tmp_path: Path) -> Non
         weather.error = Overloaded("busy")
         spine = Flying(tmp_path, [Telling("a", weather)], rules=MESSAGE)
         call = completion_call(spine.clock, prompt=["a", "b"])
-        reply = await spine.take(structs.replace(call, credential=spine.call().credential))
+        reply = await spine.gateway.handle(structs.replace(call, credential=spine.call().credential))
         assert len([item for item in await read(reply) if isinstance(item, Text)]) == 2
         await reply.aclose()
 
@@ -186,10 +187,11 @@ def test_nothing_is_served_where_the_route_has_no_rule_or_the_call_its_own_key(t
         weather.error = Overloaded("busy")
         with pytest.raises(Overloaded):
             await spine.outcome()
-        spine.rules = MESSAGE
-        with pytest.raises(Overloaded):
-            await spine.take(structs.replace(spine.call(), idempotency_key="k"))
         spine.at_rest()
+        other = Flying(tmp_path / "other", [Telling("a", weather)], rules=MESSAGE)
+        with pytest.raises(Overloaded):
+            await other.gateway.handle(structs.replace(other.call(), idempotency_key="k"))
+        other.at_rest()
 
     asyncio.run(main())
 
@@ -244,6 +246,14 @@ def test_after_the_first_byte_nothing_is_put_in_the_answers_place(tmp_path: Path
         with pytest.raises(Truncated) as caught:
             await anext(reply.stream)
         await reply.aclose(caught.value)
+        story = spine.meter.begin(spine.call())
+        story.principal = spine.principal
+        lease = await spine.admission.admit(spine.principal, spine.call(), spine.gateway._targets)
+        begun = Reply()
+        begun.body = b"{}"
+        assert spine.degraded.serve(spine.rules, lease, begun, story, Upstream("broken")) is None
+        assert spine.degraded.serve(spine.rules, lease, Reply(), story, Upstream("broken")) == "message"
+        spine.admission.leave(lease, 0)
 
     asyncio.run(main())
 

@@ -207,6 +207,22 @@ def test_a_failure_of_the_upstream_is_everybodys_each_with_its_own_copy(tmp_path
     asyncio.run(main())
 
 
+def test_where_all_fail_everyone_is_told_what_was_tried_for_them(tmp_path: Path) -> None:
+    async def main() -> None:
+        valves = [Valve(Upstream("broken")), Valve(Upstream("broken too"))]
+        spine = Flying(tmp_path, [Telling("a", valves[0]), Telling("b", valves[1])])
+        tasks = await start(spine, 3)
+        for valve in valves:
+            valve.open.set()
+        for error in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(error, Upstream)
+            assert dict(error.headers)[b"x-headgate-attempts"] == b"2"
+            assert b"x-ratelimit-limit-requests" in dict(error.headers)
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
 def test_a_cut_stream_ends_for_all_in_the_error_and_never_as_success(tmp_path: Path) -> None:
     async def main() -> None:
         valve = Valve(Text("half"), Truncated("cut"))
@@ -319,7 +335,7 @@ def test_an_urgent_call_does_not_wait_in_the_class_of_one_that_may_wait(tmp_path
         backend = Telling("a", valve)
         spine = Flying(tmp_path, [backend])
         batch = structs.replace(spine.call(temperature=0), priority="batch")
-        tasks = [asyncio.create_task(spine.take(batch)), asyncio.create_task(spine.handle())]
+        tasks = [asyncio.create_task(spine.gateway.handle(batch)), asyncio.create_task(spine.handle())]
         await until(lambda: backend.opened == 2)
         valve.open.set()
         for task in tasks:

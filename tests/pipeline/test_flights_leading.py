@@ -16,9 +16,12 @@ from headgate.core.ports import Progress
 from headgate.core.principal import Principal
 from headgate.core.reply import Reply
 from headgate.core.usage import Usage
+from headgate.pipeline.admission import Lease
+from headgate.pipeline.flights.stage import Flights
+from headgate.pipeline.meter import Story
 from headgate.storage.limits.memory import MemoryLimiter
 from tests.pipeline.flying import Flying, start
-from tests.pipeline.spine import Telling, hangs, read, until
+from tests.pipeline.spine import Telling, hangs, read, says, until
 
 WHOLE: list[Event | bytes] = [Text("one"), Finish("stop"), Usage(input=3, output=1)]
 
@@ -221,6 +224,75 @@ def test_one_that_joined_keeps_its_own_deadline(tmp_path: Path) -> None:
         assert await read(begun) == WHOLE
         await begun.aclose()
         assert [line["outcome"] for line in spine.done()] == ["failed", "failed", "ok"]
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
+def test_who_leads_has_more_time_than_the_one_that_ran_out_of_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        turns = Turns(UpstreamTimeout("late", code="deadline_exceeded"))
+        spine = Flying(tmp_path, [Telling("a", turns)])
+        (leader,) = await start(spine, 1)
+        (hasty,) = await start(spine, 1, seconds=30)
+        (patient,) = await start(spine, 1, seconds=90)
+        await turns.let()
+        with pytest.raises(UpstreamTimeout):
+            await leader
+        for task, part in ((hasty, b"joined"), (patient, b"led")):
+            reply = await task
+            assert (b"x-headgate-single-flight", part) in reply.headers
+            assert await read(reply) == WHOLE
+            await reply.aclose()
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
+def test_a_leader_that_stands_still_past_its_deadline_lets_nobody_hang(tmp_path: Path) -> None:
+    async def main() -> None:
+        spine = Flying(tmp_path, [Telling("a", says(*[b"x" * 16_384] * 200, Usage(input=1, output=1)))])
+        still = await spine.handle(seconds=0.3)
+        other = await spine.handle()
+        with pytest.raises(UpstreamTimeout) as caught:
+            await asyncio.wait_for(read(other), 10)
+        await other.aclose(caught.value)
+        await still.aclose()
+        assert [(r.outcome, r.code) for r in spine.receipts()] == [("failed", "deadline_exceeded")]
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
+def test_why_the_last_one_ended_is_why_the_run_ended(tmp_path: Path) -> None:
+    async def main() -> None:
+        turns = Turns()
+        spine = Flying(tmp_path, [Telling("a", turns)])
+        (task,) = await start(spine, 1)
+        await turns.let(1)
+        reply = await task
+        await reply.aclose(Truncated("the caller could not be told more"))
+        assert [(r.outcome, r.code) for r in spine.receipts()] == [("failed", "upstream_truncated")]
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
+def test_a_run_lends_its_leaders_place_while_it_waits_as_any_call(tmp_path: Path) -> None:
+    seen: list[Lease] = []
+
+    async def send(lease: Lease, reply: Reply, story: Story) -> None:
+        seen.append(lease)
+        lease.waited_s += 1.0
+        reply.body = b"{}"
+
+    async def main() -> None:
+        spine = Flying(tmp_path, [Telling("a", hangs())])
+        spine.gateway.flights = Flights(send, spine.admission.lead, spine.clock)
+        await spine.outcome(stream=False)
+        (lease,) = seen
+        assert lease.slot is not None
+        assert lease.started > 0
         spine.at_rest()
 
     asyncio.run(main())

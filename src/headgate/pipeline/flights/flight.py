@@ -74,9 +74,11 @@ class Flight:
 
     async def ready(self, seat: Seat) -> None:
         """Returns once the answer has begun. Raises why it does not."""
-        while not self.begun:
+        while True:
             if seat.error is not None:
                 raise own(seat.error) from seat.error
+            if self.begun:
+                return
             if self.shared.ended:
                 raise self._why()
             if seat.late:
@@ -108,7 +110,6 @@ class Flight:
             if heir is None:
                 break
             self.leader = heir
-            self.shared.allow(heir, None)  # its run keeps its deadline
             heir.story.meter.metrics.flight("promoted")
         self._closed()
         self.shared.end(error)
@@ -136,6 +137,7 @@ class Flight:
                 await self._pass_on(inner.stream)
         except HeadgateError as error:
             reason = error
+            self.headers = tuple(inner.headers)  # what was tried
         except asyncio.CancelledError:
             reason = self._reason
             raise

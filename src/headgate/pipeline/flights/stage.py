@@ -3,6 +3,7 @@
 from functools import partial
 
 from headgate.core.clock import Clock
+from headgate.core.errors import HeadgateError
 from headgate.core.reply import Header, Reply
 from headgate.core.rules import Rules
 from headgate.core.tasks import Tasks
@@ -67,7 +68,12 @@ class Flights:
         else:
             await self._send(lease, reply, story)
             return False
-        await flight.ready(seat)
+        try:
+            await flight.ready(seat)
+        except HeadgateError:
+            if not seat.late:
+                reply.headers.extend(flight.headers)
+            raise
         return self._answer(flight, seat, reply)
 
     async def aclose(self, grace_s: float = 0.0) -> None:
@@ -89,6 +95,7 @@ class Flights:
     def _answer(flight: Flight, seat: Seat, reply: Reply) -> bool:
         led = seat is flight.leader
         seat.story.meter.metrics.flight("led" if led else "joined")
+        seat.story.level = flight.leader.story.level
         reply.status = flight.status
         reply.headers.extend(flight.headers)
         reply.headers.append(LED if led else JOINED)
