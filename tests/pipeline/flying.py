@@ -1,17 +1,19 @@
 """The request path with the stages of single flight and degradation before and behind dispatch."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
+from headgate.core.call import Call
 from headgate.core.errors import HeadgateError
-from headgate.core.events import Event
-from headgate.core.ports import Backend
+from headgate.core.events import Event, Finish, Text
+from headgate.core.ports import Backend, Progress
 from headgate.core.principal import KeyTable, Principal, hash_key
 from headgate.core.reply import Reply
 from headgate.core.rules import Rules
 from headgate.core.target import Route, RouteTable, Target
+from headgate.core.usage import Usage
 from headgate.pipeline.admission import Lease
 from headgate.pipeline.auth import Auth
 from headgate.pipeline.degraded import Degraded
@@ -23,6 +25,36 @@ from headgate.pipeline.holds import Hold
 from tests.pipeline.spine import KEY, SECRET, Spine, read
 
 OTHER = "hg-canary-key-of-another-tenant"
+
+
+WHOLE: list[Event | bytes] = [Text("one"), Finish("stop"), Usage(input=3, output=1)]
+
+
+class Turns:
+    """A backend's stream whose pieces the test lets out: `let(1)` lets one more out, of every run."""
+
+    def __init__(self, *first_runs: HeadgateError | None) -> None:
+        self.runs = 0
+        self.allowed = 0
+        self._changed = asyncio.Condition()
+        self._errors = list(first_runs)
+
+    async def __call__(self, call: Call, progress: Progress) -> AsyncGenerator[Event | bytes]:
+        self.runs += 1
+        error = self._errors.pop(0) if self._errors else None
+        for number, item in enumerate(WHOLE):
+            while self.allowed <= number:
+                async with self._changed:
+                    await self._changed.wait()
+            if error is not None:
+                raise error
+            progress.output_tokens += 1
+            yield item
+
+    async def let(self, count: int = 3) -> None:
+        self.allowed += count
+        async with self._changed:
+            self._changed.notify_all()
 
 
 class Flying(Spine):
