@@ -1,13 +1,13 @@
 """Who leads a flight, who pays, and what happens when callers leave: nothing runs for nobody, nothing is paid twice."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from headgate.core.call import Call
-from headgate.core.errors import Bug, OverBudget, Overloaded, Truncated, UpstreamTimeout
+from headgate.core.errors import Bug, OverBudget, Overloaded, Truncated, Upstream, UpstreamTimeout
 from headgate.core.events import Event, Text
 from headgate.core.policy import Budget, Governed, Policy
 from headgate.core.ports import Progress
@@ -297,36 +297,57 @@ def test_a_server_that_stops_ends_the_flights(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_budgets_pay_for_one_run_and_hold_nothing_for_who_joined(tmp_path: Path) -> None:
-    budget = Policy(budgets=(Budget(1.0, per="total"),))
-    paying = Principal("key_1", "acme", frozenset({"inference"}), policies=(Governed("project", "acme", budget),))
+BUDGET = Policy(budgets=(Budget(1.0, per="total"),))
+PAYING = Principal("key_1", "acme", frozenset({"inference"}), policies=(Governed("project", "acme", BUDGET),))
+
+
+def balance(spine: Flying) -> Callable[[], Awaitable[tuple[int, int]]]:
+    """What the budget has spent, and holds."""
+
+    async def look() -> tuple[int, int]:
+        assert isinstance(spine.limiter, MemoryLimiter)
+        (state,) = await spine.limiter.balances(["project:acme:usd/total/all/*::all"])
+        assert state is not None
+        return state.spent, state.held
+
+    return look
+
+
+def test_what_a_run_did_not_need_is_not_held_any_longer(tmp_path: Path) -> None:
+    async def send(lease: Lease, reply: Reply, story: Story) -> None:
+        raise Upstream("nobody was asked")
 
     async def main() -> None:
+        spine = Flying(tmp_path, [Telling("a", hangs())], principal=PAYING)
+        spine.gateway.flights = Flights(send, spine.admission.lead, spine.clock)
+        with pytest.raises(Upstream):
+            await spine.outcome()
+        assert await balance(spine)() == (0, 0)
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
+def test_budgets_pay_for_one_run_and_hold_nothing_for_who_joined(tmp_path: Path) -> None:
+    async def main() -> None:
         turns = Turns()
-        spine = Flying(tmp_path, [Telling("a", turns)], principal=paying)
-        limiter = spine.limiter
-        assert isinstance(limiter, MemoryLimiter)
-
-        async def balance() -> tuple[int, int]:
-            (state,) = await limiter.balances(["project:acme:usd/total/all/*::all"])
-            assert state is not None
-            return state.spent, state.held
-
+        spine = Flying(tmp_path, [Telling("a", turns)], principal=PAYING)
+        look = balance(spine)
         (leader,) = await start(spine, 1)
-        spent, held = await balance()
+        spent, held = await look()
         assert spent == 0
         assert held > 0
         others = await start(spine, 4)
-        assert await balance() == (0, held), "those who joined hold nothing"
+        assert await look() == (0, held), "those who joined hold nothing"
         await turns.let(1)
         begun = await leader
         await begun.aclose()
-        assert await balance() == (0, held), "the run that goes on is held for"
+        assert await look() == (0, held), "the run that goes on is held for"
         await turns.let()
         for reply in await asyncio.gather(*others):
             await read(reply)
             await reply.aclose()
-        assert await balance() == (5_000, 0)
+        assert await look() == (5_000, 0)
         spine.at_rest()
 
     asyncio.run(main())
