@@ -127,7 +127,7 @@ class Story:
         # A name nobody serves is the caller's text: it may not become a label.
         self.meter.metrics.call(
             operation=call.operation,
-            model=call.model if self.attempts else "-",
+            model=call.model if self.attempts or self.joined or self.level in {"cached", "message"} else "-",
             tenant=tenant,
             status=status,
             seconds=seconds,
@@ -185,7 +185,7 @@ class Attempt:
         self.error: HeadgateError | None = None
         """Why it failed, once it has."""
         self.deserted = False
-        """Another attempt at the same call was quicker."""
+        """Its answer was not wanted any more."""
         self.won = False
         """Its answer is complete."""
         self.usage = Usage()
@@ -280,11 +280,11 @@ class Attempt:
         if not self.ended:
             self._end_early("cancelled", CLIENT_CLOSED, "client_closed")
 
-    def desert(self) -> None:
-        """Another attempt was quicker."""
+    def desert(self, code: str) -> None:
+        """Its answer is not wanted any more: another attempt was quicker, or it does not go on with what was sent."""
         if not self.ended:
             self.deserted = True
-            self._end_early("cancelled", CLIENT_CLOSED, "hedge_lost")
+            self._end_early("cancelled", CLIENT_CLOSED, code)
 
     def _end_early(self, outcome: Outcome, status: int, code: str | None) -> None:
         self.usage = self._consumed()

@@ -94,10 +94,10 @@ class Trial:
         if not self.closed and not self.attempt.ended:
             self._alarm.ring(error)
 
-    def lost(self) -> None:
-        """Another attempt was quicker: nothing is known of this one's replica."""
+    def lost(self, code: str) -> None:
+        """For one that has not ended: its answer is not wanted any more. That tells nothing of its replica."""
         self._pass.dropped()
-        self.attempt.desert()
+        self.attempt.desert(code)
 
     async def aclose(self, reason: HeadgateError | None = None) -> None:
         """`reason` is why the answer was not read to its end; None where the caller left, or it was."""

@@ -178,7 +178,7 @@ class Trip:
         racing.clear()
         for trial in self._trials:
             if trial is not winner:
-                trial.lost()
+                trial.lost("hedge_lost")
                 await finish(trial.aclose(), CLOSING_SECONDS)
 
     # The answer
@@ -187,7 +187,7 @@ class Trip:
         reply, target = self._reply, self._step.target
         reply.body = trial.body
         if stream is not None and self._mendable:
-            rest = rescued(stream, self._call, self._rules.recovery, self._onwards, self._story.complete)
+            rest = rescued(stream, self._call, self._rules.recovery, self._onwards, self._mended)
             reply.own(rest.aclose)
             stream = rest
         reply.stream = stream
@@ -207,6 +207,7 @@ class Trip:
         Raises `HeadgateError` where the attempt fails before its beginning.
         """
         broken = self._trials[-1]
+        broken.lost("replay_diverged")
         await finish(broken.aclose(), CLOSING_SECONDS)
         if self._call.deadline.remaining(self._shared.clock) <= 0:
             return None
@@ -237,6 +238,14 @@ class Trip:
     def _mendable(self) -> bool:
         """The stream can go on elsewhere."""
         return bool(self._rules.recovery) and self._call.operation in RESCUED
+
+    def _mended(self, error: HeadgateError | None) -> None:
+        """How a rescue ended: what the attempts themselves say is not what the caller saw."""
+        if error is None:
+            self._story.complete()
+        else:
+            self._trials[-1].lost("replay_diverged")
+            self._story.fail(error)
 
     async def _over(self, trial: Trial) -> None:
         self._shared.over(trial)

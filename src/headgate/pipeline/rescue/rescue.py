@@ -31,6 +31,10 @@ attempt is allowed or possible. Raises `HeadgateError` where the attempt failed 
 """
 
 
+Over = Callable[[HeadgateError | None], None]
+"""None where the caller has the whole answer, else the error that it was told."""
+
+
 def mendable(error: HeadgateError) -> bool:
     """Whether another attempt may go on where this error broke a stream: the upstream failed, stalled or is full."""
     if isinstance(error, Bug) or error.code in _FINAL or blame(error) == "caller":
@@ -39,12 +43,12 @@ def mendable(error: HeadgateError) -> bool:
 
 
 async def rescued(
-    first: Stream, call: Call, ways: Sequence[Way], another: Another, whole: Callable[[], None] = lambda: None
+    first: Stream, call: Call, ways: Sequence[Way], another: Another, over: Over = lambda _: None
 ) -> AsyncGenerator[Event | bytes]:
     """The stream. Where it breaks after its beginning was sent, it goes on from another attempt, by `ways` in order.
 
     Raises the error that broke it where none helps: it never ends as if it were complete. Closing it closes the
-    attempt that is under way. `whole` is called where it broke after the caller had all of the answer.
+    attempt that is under way. `over` hears how it ended, where it broke.
     """
     sent = Sent(call.include_usage)
     add = sent.add
@@ -59,18 +63,21 @@ async def rescued(
         await close(first)
         raise
     await close(first)
-    rest = _mended(broken, _Search(call, ways, another, sent), sent, whole)
+    rest = _mended(broken, _Search(call, ways, another, sent), sent)
     try:
         async for item in rest:
             yield item
+        over(None)
+    except HeadgateError as error:
+        over(error)
+        await close(rest)
+        raise
     except BaseException:
         await close(rest)
         raise
 
 
-async def _mended(
-    broken: HeadgateError, search: "_Search", sent: Sent, whole: Callable[[], None]
-) -> AsyncGenerator[Event | bytes]:
+async def _mended(broken: HeadgateError, search: "_Search", sent: Sent) -> AsyncGenerator[Event | bytes]:
     """What comes after the break. Raises the latest error that broke what the caller was given."""
     while not search.over(broken):
         found = await search.next()
@@ -100,7 +107,6 @@ async def _mended(
             await close(stream)
             raise
         await close(stream)
-    whole()
 
 
 class _Search:
