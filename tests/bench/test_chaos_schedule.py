@@ -190,3 +190,16 @@ def test_the_pace_of_a_server_holds_for_its_streams() -> None:
         heard = Asker(up)("")
         assert len(heard.events) == 33
         assert spoken(Asker(up)("salt=", stream=False)).split(" ")[0] == TEXT.split(" ")[0]
+
+
+def test_a_deaf_server_takes_no_orders_from_requests() -> None:
+    with chaos("--deaf") as up:
+        body = {"model": "chaos:500", "messages": MESSAGES}
+        for orders in ({}, {"x-chaos": "cut"}):
+            with connected(up.port) as peer:
+                peer.sendall(post(body, headers=orders))
+                assert listen(peer).status == 200
+        up.set("503")
+        with connected(up.port) as peer:
+            peer.sendall(post(body))
+            assert listen(peer).status == 503

@@ -4,11 +4,11 @@
 """
 
 import argparse
+import asyncio
 import sys
 from pathlib import Path
 
 import msgspec
-import uvloop
 
 from headgate.bench.chaos.asked import PREFILL
 from headgate.bench.chaos.faults import listed, parse
@@ -46,7 +46,7 @@ def _proxy(options: argparse.Namespace) -> int:
     place = Place(options.host, options.port, control=options.control, with_stdin=options.with_stdin)
     try:
         weather = msgspec.json.decode(options.weather, type=Weather)
-        uvloop.run(proxy(place, (host.strip("[]"), int(port)), weather, options.seed, _say))
+        asyncio.run(proxy(place, (host.strip("[]"), int(port)), weather, options.seed, _say))
     except (OSError, ValueError, msgspec.DecodeError) as error:
         print(f"headgate: {error}", file=sys.stderr)
         return 2
@@ -72,6 +72,7 @@ def _add_upstream(commands: Commands) -> None:
     command.add_argument("--tokens", type=int, help="tokens of each answer (default: 16 to 39, by its messages)")
     command.add_argument("--salt", help="another answer to the same messages, as of another model")
     command.add_argument("--prefill", choices=PREFILL, default="ignore", help="a last assistant message (ignore)")
+    command.add_argument("--deaf", action="store_true", help="take no orders from requests, only from the schedule")
     command.add_argument("--tls-cert", type=Path, metavar="FILE", help="speak TLS with this certificate")
     command.add_argument("--tls-key", type=Path, metavar="FILE", help="and its key")
     command.add_argument("--with-stdin", action="store_true", help="end when standard input does")
@@ -91,8 +92,8 @@ def _upstream(options: argparse.Namespace) -> int:
         rules = [Rule(fault=options.fault, share=options.share, first=options.first, seed=options.seed)]
     try:
         parse(",".join(f"{name}={value}" for name, value in given.items()))
-        tuning = Tuning(tuple(options.model or ["chaos"]), options.prefill, given)
-        uvloop.run(upstream(place, tuning, rules, options.seed, _say))
+        tuning = Tuning(tuple(options.model or ["chaos"]), options.prefill, given, options.deaf)
+        asyncio.run(upstream(place, tuning, rules, options.seed, _say))
     except (OSError, ValueError) as error:
         print(f"headgate: {error}", file=sys.stderr)
         return 2

@@ -39,6 +39,8 @@ class Tuning:
     prefill: str = "ignore"
     options: Mapping[str, str] = field(default_factory=dict)
     """As in an order: `tokens`, `rate`, `first_ms`, `salt`."""
+    deaf: bool = False
+    """Requests order nothing; the schedule still does."""
 
 
 class ChaosServer:
@@ -132,8 +134,8 @@ class ChaosServer:
 
     def _order(self, request: Request, body: Any) -> Order:
         """The request's own order, else the schedule's; the server's options fill what it leaves open."""
-        text = request.headers.get("x-chaos", "")
-        if not text and isinstance(body, dict):
+        text = "" if self.tuning.deaf else request.headers.get("x-chaos", "")
+        if not text and not self.tuning.deaf and isinstance(body, dict):
             model = body.get("model")
             if isinstance(model, str) and model.startswith("chaos:"):
                 text = model.removeprefix("chaos:")
