@@ -1,8 +1,11 @@
 """The request path put together: limits, budgets, gates, dispatch, and what looks after them."""
 
+import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from msgspec import structs
 
 from headgate.app.care import Care
 from headgate.app.config import EMBEDDED, Config
@@ -11,7 +14,7 @@ from headgate.backends.replicas import Replicas
 from headgate.core.clock import Clock
 from headgate.core.limiter import Account, Cost, Limiter, Plan
 from headgate.core.ports import Backend
-from headgate.core.target import RouteTable
+from headgate.core.target import Route, RouteTable
 from headgate.core.usage import Opening
 from headgate.ledger.recovery import lost
 from headgate.pipeline.admission import Admission, AdmissionSettings
@@ -29,6 +32,7 @@ from headgate.pipeline.gateway import Gateway
 from headgate.pipeline.meter import Meter
 from headgate.pipeline.plans import LATE_S
 from headgate.pipeline.retry_budget import RetryBudgets
+from headgate.pipeline.route import resolve
 from headgate.pipeline.seeds import Seeds, Spent
 from headgate.pipeline.upstreams import Upstreams
 from headgate.telemetry import names
@@ -57,12 +61,20 @@ class Pathway:
     def publish(self, table: RouteTable, backends: Mapping[str, Backend], pools: Mapping[str, Sequence[str]]) -> None:
         """New routes and backends, from now on: the backends by replica, and the replicas of each."""
         self.upstreams.use(backends, {at: pool for pool, replicas in pools.items() for at in replicas})
-        self.gateway.routes, self.gateway.pools, self.gateway.backends = table, pools, backends
+        exact = {name: _resolved(route) for name, route in table.exact.items()}
+        self.gateway.routes, self.gateway.pools = structs.replace(table, exact=exact), pools
+        self.gateway.backends = backends
 
     async def aclose(self) -> None:
         """Ends what runs for several callers, or beside another attempt."""
         await self.gateway.flights.aclose()
         await self.upstreams.aclose()
+
+
+def _resolved(route: Route) -> Route:
+    """Looked through once, and not with every call."""
+    usable = any(target.weight > 0 for target in (*route.targets, *route.fallbacks))
+    return structs.replace(route, plain=resolve(route, route.name)) if usable else route
 
 
 def gate_settings(settings: AdmissionSettings) -> GateSettings:
@@ -127,6 +139,7 @@ def watch(path: Pathway, meter: Meter) -> None:
         lambda: {at: float(state) for at, state in upstreams.replicas.states().items()},
     )  # fmt: skip
     metrics.watch(names.LOOP_LAG, "By how much the event loop has lately been late.", lambda: lag.seconds)
+    metrics.watch(names.TASKS, "Tasks of the event loop.", lambda: float(len(asyncio.all_tasks())))
     metrics.watch_each(
         names.RETRIES_LEFT, "Retries that a backend's retry budget still holds.", "backend", upstreams.retries.left
     )
