@@ -138,7 +138,8 @@ class Replicas:
         if one.probe and one.current():
             replica.breaker.began()
             one.renew()
-        self._renew(replica)
+        if replica.name in self._marked or replica.conduct.out:
+            self._renew(replica, now)
 
     def ended(self, one: Pass, error: HeadgateError | None) -> None:
         replica, now = one.replica, self._clock.monotonic()
@@ -153,7 +154,8 @@ class Replicas:
             self._tell(one, kind, now, error)
         if kind == "failed":
             self._compare(replica, now)
-        self._renew(replica)
+        if kind != "fine" or replica.name in self._marked:
+            self._renew(replica, now)
 
     def dropped(self, one: Pass) -> None:
         if one.probe and one.current():

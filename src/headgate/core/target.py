@@ -27,6 +27,15 @@ class Target(Struct, frozen=True):
         return self.replica or self.backend
 
 
+class Routed(Struct, frozen=True):
+    """Where one call may go: the first `primary` of `targets` share the calls, the others are its fallbacks in order."""
+
+    targets: tuple[Target, ...]
+    primary: int = 1
+    rules: Rules = Rules()
+    chains: Mapping[ErrorClass, tuple[Target, ...]] = {}
+
+
 class Route(Struct, frozen=True):
     """A model name as callers know it: `targets` share the traffic, `fallbacks` are tried after them, in order."""
 
@@ -38,15 +47,8 @@ class Route(Struct, frozen=True):
     rules: Rules = Rules()
     chains: Mapping[ErrorClass, tuple[Target, ...]] = {}
     """Where a failure of this class goes instead of the fallbacks: a longer model for `context_length`."""
-
-
-class Routed(Struct, frozen=True):
-    """Where one call may go: the first `primary` of `targets` share the calls, the others are its fallbacks, in order."""
-
-    targets: tuple[Target, ...]
-    primary: int = 1
-    rules: Rules = Rules()
-    chains: Mapping[ErrorClass, tuple[Target, ...]] = {}
+    plain: Routed | None = None
+    """The same for every call, where nothing depends on the model's name or on what is switched off."""
 
 
 class RouteTable(Struct, frozen=True):

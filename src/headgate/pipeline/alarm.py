@@ -2,7 +2,7 @@
 
 import asyncio
 
-from headgate.core.errors import HeadgateError
+from headgate.core.errors import HeadgateError, UpstreamTimeout
 
 
 class Alarm:
@@ -13,11 +13,19 @@ class Alarm:
 
     __slots__ = ("_cancellations", "_timer", "error", "waiter")
 
-    def __init__(self, seconds: float, error: HeadgateError) -> None:
+    def __init__(self, seconds: float) -> None:
         self.error: HeadgateError | None = None
         self.waiter: asyncio.Task[object] | None = None
         self._cancellations = 0
-        self._timer = asyncio.get_running_loop().call_later(seconds, self.ring, error)
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._too_late)
+
+    def _too_late(self) -> None:
+        self.ring(
+            UpstreamTimeout(
+                "The call's deadline passed before the answer was complete. Allow more time with x-headgate-timeout-s.",
+                code="deadline_exceeded",
+            )
+        )
 
     def ring(self, error: HeadgateError) -> None:
         if self.error is not None:

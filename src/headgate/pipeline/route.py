@@ -8,7 +8,7 @@ from headgate.core.call import Call
 from headgate.core.errors import NotFound, Overloaded
 from headgate.core.ports import Backend
 from headgate.core.switches import Off
-from headgate.core.target import Routed, RouteTable, Target
+from headgate.core.target import Route, Routed, RouteTable, Target
 
 
 def choose(call: Call, table: RouteTable, off: Off | None = None) -> Routed:
@@ -24,16 +24,23 @@ def choose(call: Call, table: RouteTable, off: Off | None = None) -> Routed:
             code="model_not_found",
             param="model",
         )
+    if route.plain is not None and off is None:
+        return route.plain
+    return resolve(route, call.model, off)
+
+
+def resolve(route: Route, model: str, off: Off | None = None) -> Routed:
+    """The targets of a route for this model. Raises `Overloaded` (`switched_off`)."""
     seen: set[tuple[str, str]] = set()
-    own = _named(route.targets, call.model, off, seen)
-    fallbacks = _named(route.fallbacks, call.model, off, seen)
+    own = _named(route.targets, model, off, seen)
+    fallbacks = _named(route.fallbacks, model, off, seen)
     if not own and not fallbacks:
         raise Overloaded(
-            f"All backends of the model '{call.model[:200]}' are switched off. Name another model, or wait until an "
+            f"All backends of the model '{model[:200]}' are switched off. Name another model, or wait until an "
             "operator switches one on.",
             code="switched_off",
         )
-    chains = {kind: _named(targets, call.model, off, set()) for kind, targets in route.chains.items()}
+    chains = {kind: _named(targets, model, off, set()) for kind, targets in route.chains.items()}
     return Routed((*own, *fallbacks), len(own), route.rules, chains)
 
 

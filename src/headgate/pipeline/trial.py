@@ -28,7 +28,7 @@ class Trial:
     """Built with what it has taken already; `ask` gives the answer, `aclose` gives everything back. Idempotent."""
 
     def __init__(
-        self, call: Call, attempt: Attempt, slot: Slot, leave: Pass, load: Load, clock: Clock, lag: LoopLag
+        self, call: Call, attempt: Attempt, slot: Slot, leave: Pass, load: Load | None, clock: Clock, lag: LoopLag
     ) -> None:
         self.elsewhere: Callable[[], bool] = lambda: False
         """Whether its call can go on elsewhere, should it fail now."""
@@ -42,7 +42,7 @@ class Trial:
         self._answer: Answer | None = None
         self._rest: Stream | None = None
         self._stream: AsyncGenerator[Event | bytes] | None = None
-        self._alarm = Alarm(call.deadline.remaining(clock), _too_late())
+        self._alarm = Alarm(call.deadline.remaining(clock))
         self.closed = False
         self.body: bytes | None = None
         self.headers: Sequence[Header] = ()
@@ -123,7 +123,8 @@ class Trial:
         else:
             self.attempt.abandon()
         self._pass.dropped()
-        self._load.end(self.attempt.usage.output if self.attempt.won else None)
+        if self._load is not None:
+            self._load.end(self.attempt.usage.output if self.attempt.won else None)
         self._slot.leave()
 
     async def _failed(self, error: HeadgateError) -> None:
@@ -145,14 +146,16 @@ class Trial:
         self._slot.observe(*latency)
         self._pass.ended(None, self.attempt.begun_s)
         # The backend has done its work, however slowly the caller reads.
-        self._load.end()
+        if self._load is not None:
+            self._load.end()
         self._slot.leave()
 
     def _begun(self) -> None:
         self.attempt.first_piece()
         self._slot.observe(*self.attempt.latency(self._lag.seconds))
         self._pass.began(self.attempt.begun_s)
-        self._load.first_piece()
+        if self._load is not None:
+            self._load.first_piece()
 
     async def _tell(self, first: Sequence[Event | bytes], rest: Stream) -> AsyncGenerator[Event | bytes]:
         """Passes the answer on, keeps its usage, and writes the receipt before the stream ends."""
@@ -200,10 +203,3 @@ def _too_much(error: HeadgateError) -> bool:
     if isinstance(error, Overloaded | UpstreamTimeout):
         return error.code not in {"deadline_exceeded", "backend_unavailable"}
     return error.status == 429
-
-
-def _too_late() -> UpstreamTimeout:
-    return UpstreamTimeout(
-        "The call's deadline passed before the answer was complete. Allow more time with x-headgate-timeout-s.",
-        code="deadline_exceeded",
-    )

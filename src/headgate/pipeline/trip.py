@@ -94,7 +94,8 @@ class Trip:
         try:
             if backend is None:
                 raise Overloaded(f"The backend '{target.backend}' is not available.", code="backend_unavailable")
-            load = shared.balancer.begin(target, self._demanded())
+            if self._lease.routed.primary > 1 or target.replica:
+                load = shared.balancer.begin(target, self._demanded())
             slot = await shared.gates.of(target.at).enter(self._lease.ticket, self._lease.slot)
         except BaseException:
             hold.settle()
@@ -116,7 +117,8 @@ class Trip:
             attempt = self._story.attempt(call, step, hold)
         except BaseException:
             slot.leave()
-            load.end()
+            if load is not None:
+                load.end()
             if leave is not None:
                 leave.dropped()
             raise
