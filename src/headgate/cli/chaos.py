@@ -4,11 +4,11 @@
 """
 
 import argparse
-import asyncio
 import sys
 from pathlib import Path
 
 import msgspec
+import uvloop
 
 from headgate.bench.chaos.asked import PREFILL
 from headgate.bench.chaos.faults import listed, parse
@@ -46,7 +46,7 @@ def _proxy(options: argparse.Namespace) -> int:
     place = Place(options.host, options.port, control=options.control, with_stdin=options.with_stdin)
     try:
         weather = msgspec.json.decode(options.weather, type=Weather)
-        asyncio.run(proxy(place, (host.strip("[]"), int(port)), weather, options.seed, _say))
+        uvloop.run(proxy(place, (host.strip("[]"), int(port)), weather, options.seed, _say))
     except (OSError, ValueError, msgspec.DecodeError) as error:
         print(f"headgate: {error}", file=sys.stderr)
         return 2
@@ -84,7 +84,7 @@ def _upstream(options: argparse.Namespace) -> int:
     if options.faults:
         print(listed())
         return 0
-    place = Place(options.host, options.port, options.tls_cert, options.tls_key, options.with_stdin)
+    place = Place(options.host, options.port, options.tls_cert, options.tls_key, with_stdin=options.with_stdin)
     shaped = {"rate": options.rate, "first_ms": options.first_ms, "tokens": options.tokens, "salt": options.salt}
     given = {name: str(value) for name, value in shaped.items() if value is not None}
     rules = []
@@ -93,7 +93,7 @@ def _upstream(options: argparse.Namespace) -> int:
     try:
         parse(",".join(f"{name}={value}" for name, value in given.items()))
         tuning = Tuning(tuple(options.model or ["chaos"]), options.prefill, given, options.deaf)
-        asyncio.run(upstream(place, tuning, rules, options.seed, _say))
+        uvloop.run(upstream(place, tuning, rules, options.seed, _say))
     except (OSError, ValueError) as error:
         print(f"headgate: {error}", file=sys.stderr)
         return 2

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import signal
 import ssl
@@ -33,6 +34,7 @@ class Place:
 
 async def upstream(place: Place, tuning: Tuning, rules: list[Rule], seed: int, say: Callable[[str], None]) -> None:
     """Says `{"port": N}` first. Raises `OSError` where the address is taken, `ValueError` for a wrong rule."""
+    told = watch(place.with_stdin)
     clock = SystemClock()
     tls = None
     if place.cert is not None:
@@ -43,13 +45,14 @@ async def upstream(place: Place, tuning: Tuning, rules: list[Rule], seed: int, s
     port = await server.open(place.host, place.port)
     say(json.dumps({"port": port}))
     try:
-        await ended(place.with_stdin)
+        await told.wait()
     finally:
         await server.close()
 
 
 async def proxy(place: Place, target: tuple[str, int], weather: Weather, seed: int, say: Callable[[str], None]) -> None:
     """Says `{"port": N, "control": M}` first. Raises `OSError` where the address is taken."""
+    told = watch(place.with_stdin)
     clock = SystemClock()
     passing = ChaosProxy(target, clock, random.Random(seed))
     control = ProxyControl(passing, clock)
@@ -58,28 +61,25 @@ async def proxy(place: Place, target: tuple[str, int], weather: Weather, seed: i
     passing.set(weather)
     say(json.dumps({"port": passing.listener.port, "control": control.listener.port}))
     try:
-        await ended(place.with_stdin)
+        await told.wait()
     finally:
         control.listener.close()
         await passing.close()
 
 
-async def ended(with_stdin: bool) -> None:
-    """Returns at SIGINT, SIGTERM or, if asked, the end of standard input."""
+def watch(with_stdin: bool) -> asyncio.Event:
+    """Set at SIGINT, SIGTERM or, if asked, the end of standard input."""
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, told.set)
     if with_stdin:
-        await loop.connect_read_pipe(lambda: _End(told), sys.stdin)
-    await told.wait()
+        loop.add_reader(sys.stdin.fileno(), _read, sys.stdin.fileno(), told)
+    return told
 
 
-class _End(asyncio.Protocol):
-    """Sets an event when a pipe ends."""
-
-    def __init__(self, told: asyncio.Event) -> None:
-        self._told = told
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._told.set()
+def _read(number: int, told: asyncio.Event) -> None:
+    """Takes what came; sets the event at the end."""
+    if not os.read(number, 4096):
+        asyncio.get_running_loop().remove_reader(number)
+        told.set()
