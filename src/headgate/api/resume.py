@@ -29,7 +29,7 @@ LINGER_S = 0.05
 """How long frames gather for one round trip to the store."""
 RETRY_S, RETRY_S_MAX = 0.1, 2.0
 """How often a store that is away is told again."""
-LATE_S = 10.0
+LATE_S = 5.0
 """How long after its end a stream's rest may wait for the store."""
 CLOSING_S = 3.0
 
@@ -118,7 +118,8 @@ class Streams:
         run = Run(call, stream_key(tenant, call.id), tape)
         run.task = self._runs.spawn(self._carry_out(run, handle, produce), "resumable stream")
         run.task.add_done_callback(partial(self._ended, run))
-        self._pumps.spawn(self._pump(run), "stream's way to the store")
+        pump = self._pumps.spawn(self._pump(run), "stream's way to the store")
+        pump.add_done_callback(partial(self._report, run))
         return run
 
     def leave(self, run: Run, begun: bool) -> None:
@@ -126,6 +127,7 @@ class Streams:
         run.tape.caller_left()
         if not run.tape.over:
             run.watch = self._watches.spawn(self._grace(run, begun), "abandoned stream")
+            run.watch.add_done_callback(partial(self._report, run))
 
     async def aclose(self, grace_s: float = 0.0) -> None:
         """Lets all end within so many seconds, then ends them; the store is told."""
@@ -165,6 +167,10 @@ class Streams:
         elif (error := task.exception()) is not None:
             self._on_bug(run.call.id, error)
             run.tape.fail(Bug(f"An internal error happened. Give this id when you report it: {run.call.id}."))
+
+    def _report(self, run: Run, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_bug(run.call.id, error)
 
     def _abandoned(self) -> HeadgateError:
         return Truncated(

@@ -235,7 +235,8 @@ class RedisStreams:
         return answers
 
     async def _bounded(self, command: Awaitable[T], wait_s: float = 0.0) -> T:
-        clock = self._clock
+        clock, task = self._clock, asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0
         if not self._rest.admits(clock.monotonic()):
             _unused(command)
             raise Overloaded(
@@ -255,6 +256,8 @@ class RedisStreams:
             self._rest.failed(clock.monotonic())
             raise _unavailable(error) from error
         self._rest.answered()
+        if task is not None and task.cancelling() > cancelled:
+            raise asyncio.CancelledError  # the client may answer all the same: then nobody would ever stop
         return answer
 
 
