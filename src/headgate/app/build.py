@@ -138,7 +138,7 @@ async def build(
         gateway.switches = lambda: switched.snapshot
 
         fleet = Fleet(clock, log, environment.variables, path.publish, own_port, config.health.probes)
-        fleet.failing = path.care.failing
+        fleet.failing, fleet.hear = path.care.failing, path.upstreams.balancer.hear
         stack.push_async_callback(fleet.aclose)
 
         readiness = Readiness()

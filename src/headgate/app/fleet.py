@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from headgate.app.config import Config
 from headgate.app.routes import build_routes
 from headgate.app.yamlfile import ConfigError
+from headgate.backends.balance.scraper import Scraper
+from headgate.backends.balance.server_metrics import ServerLoad
 from headgate.backends.catalog import BackendSettings, build, members
 from headgate.backends.discover import Discovered, discover
 from headgate.backends.health import Condition, HealthMonitor, HealthSettings
+from headgate.backends.openai import OpenAIBackend
 from headgate.core.clock import Clock
 from headgate.core.errors import HeadgateError
 from headgate.core.ports import Backend, ModelInfo
@@ -55,6 +58,9 @@ class Fleet:
         self.health = HealthMonitor(clock, health, changed=self._state_changed)
         self.failing: Callable[[str, str | None], None] = lambda _name, _why: None
         """Hears which backends' probes fail, why, and which are well again (None)."""
+        self.hear: Callable[[str, ServerLoad], None] = lambda _name, _seen: None
+        """Hears what model servers say of their queues, where a route is balanced by that."""
+        self._scraper = Scraper(clock, self._page, lambda at, seen: self.hear(at, seen))
 
     def add_own(self, name: str, models: Sequence[ModelInfo], backend: Backend | None = None) -> None:
         """A backend built elsewhere; without `backend` its models are listed and cannot be called."""
@@ -95,6 +101,10 @@ class Fleet:
                 self._listed[server.settings.name] = server.models
         await self.refresh(frozenset(fresh))
         self.health.watch([backend for _, backend in built.values()])
+        asked = any(rules.balance == "queue_depth" for rules in (config.rules, *(one.rules for one in config.routes)))
+        self._scraper.watch(
+            {name: name for name, (_, one) in built.items() if asked and isinstance(one, OpenAIBackend)}
+        )
 
     async def keep_fresh(self) -> None:
         """Until cancelled: follows the backends' own lists, and closes retired ones when their time is up."""
@@ -136,9 +146,16 @@ class Fleet:
         return {name: float(self.health.usable(name)) for name in self._built}
 
     async def aclose(self) -> None:
+        await self._scraper.aclose()
         await self.health.aclose()
         for backend in (*(entry[1] for entry in self._built.values()), *(entry[1] for entry in self._retired)):
             await backend.aclose()
+
+    async def _page(self, name: str) -> str:
+        backend = self._built[name][1]
+        if not isinstance(backend, OpenAIBackend):
+            raise OSError(f"{name} has no page of metrics")
+        return await backend.metrics()
 
     def _aliases(self) -> dict[str, dict[str, str]]:
         found = {}

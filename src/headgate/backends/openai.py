@@ -133,6 +133,11 @@ class OpenAIBackend:
         """Implements `core.ports.Continues`."""
         return prefilled(call, text, self._settings.prefill)
 
+    async def metrics(self) -> str:
+        """What the server says of itself in Prometheus' format, at its root beside `/v1`. Raises as `open` does."""
+        root = self._origin.path.rstrip("/").removesuffix("/v1")
+        return (await self._get(f"//{root.lstrip('/')}/metrics".replace("///", "//"))).decode(errors="replace")
+
     async def models(self) -> Sequence[ModelInfo]:
         return read_models(await self._get("/models"))
 
