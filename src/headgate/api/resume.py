@@ -92,7 +92,7 @@ class Streams:
         self._memory = Memory(int(settings.memory_mb * MIB))
         self._runs = Tasks(settings.calls)
         self._pumps = Tasks(2 * settings.calls)
-        self._watches = Tasks(settings.calls)
+        self._watches = Tasks(2 * settings.calls)
 
     def __len__(self) -> int:
         return len(self._runs)
