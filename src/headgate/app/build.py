@@ -149,7 +149,7 @@ async def build(
         await fleet.apply(config)
         watch(path, meter)
         books.watch(metrics)
-        _watch_rest(metrics, fleet, inference)
+        _watch_backends(metrics, fleet, inference)
         turns = Turns(idempotency_store.Store(sql, home.instance(), ids.new("boot")), config.idempotency, clock, log)
         runs = Runs(turns, config.idempotency, metrics.idempotent)
         stack.push_async_callback(tasks.aclose)
@@ -312,8 +312,7 @@ def _log_refused(log: Log, metrics: Metrics, request: RefusedRequest) -> None:
     log.event(names.REQUEST_REFUSED, **msgspec.structs.asdict(request))
 
 
-def _watch_rest(metrics: Metrics, fleet: Fleet, inference: Inference | None) -> None:
-    metrics.watch(names.TASKS, "Tasks of the event loop.", lambda: len(asyncio.all_tasks()))
+def _watch_backends(metrics: Metrics, fleet: Fleet, inference: Inference | None) -> None:
     metrics.watch_each(names.BACKEND_UP, "Whether a backend's last probes were good.", "backend", fleet.up)
     for name, documentation, read in inference.gauges() if inference is not None else []:
         metrics.watch(name, documentation, read)
