@@ -30,7 +30,11 @@ class Care:
             why=why,
             remedy="renew its api_key, or its quota; other replicas take its calls meanwhile" if refused else None,
         )
-        if self.upstreams is None or state not in {"failing", "open"}:
+        if self.upstreams is None:
+            return
+        if state == "closed":
+            self.upstreams.balancer.renew(at)
+        if state not in {"failing", "open"}:
             return
         gone = Overloaded(f"The backend '{at}' is left alone for now ({why}).", code="backend_unavailable")
         self.upstreams.gates.of(at).turn_away(gone)

@@ -4,25 +4,14 @@ import asyncio
 
 import pytest
 
-from headgate.backends.balance.scraper import BACK_OFF_MOST, Scraper, ScrapeSettings, metrics_address
+from headgate.backends.balance.scraper import BACK_OFF_MOST, Scraper, ScrapeSettings
 from headgate.backends.balance.server_metrics import ServerLoad
+from headgate.backends.openai import OpenAIBackend, OpenAISettings
+from headgate.core.clock import SystemClock
 from headgate.core.errors import Upstream
 from tests.clock import VirtualClock
 
 PAGE = "vllm:num_requests_waiting 3\nvllm:num_requests_running 5\n"
-
-
-@pytest.mark.parametrize(
-    ("base_url", "address"),
-    [
-        ("http://10.0.0.5:8000/v1", "http://10.0.0.5:8000/metrics"),
-        ("http://10.0.0.5:8000/v1/", "http://10.0.0.5:8000/metrics"),
-        ("https://gpus.example/qwen/v1", "https://gpus.example/qwen/metrics"),
-        ("http://[::1]:8080", "http://[::1]:8080/metrics"),
-    ],
-)
-def test_metrics_stand_beside_the_api(base_url: str, address: str) -> None:
-    assert metrics_address(base_url) == address
 
 
 class Servers:
@@ -103,5 +92,28 @@ def test_a_server_that_does_not_answer_is_given_up() -> None:
         scraper.watch({"a": "http://other/metrics"})
         assert scraper.silent == {}
         await scraper.aclose()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("prefix", "path"), [("/v1", "/metrics"), ("/qwen/v1/", "/qwen/metrics"), ("", "/metrics")])
+def test_metrics_stand_beside_the_api(prefix: str, path: str) -> None:
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(PAGE) + PAGE.encode())
+        await writer.drain()
+        writer.close()
+
+    async def main() -> None:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            backend = OpenAIBackend(
+                OpenAISettings(name="up", base_url=f"http://127.0.0.1:{port}{prefix}"), SystemClock()
+            )
+            assert await backend.metrics() == PAGE
+            await backend.aclose()
+        assert asked == [f"GET {path} HTTP/1.1\r\n".encode()]
 
     asyncio.run(main())

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
@@ -13,7 +12,7 @@ from headgate.core.errors import HeadgateError
 from headgate.core.tasks import Tasks
 
 Fetch = Callable[[str], Awaitable[str]]
-"""Gets the text at an address; raises a `HeadgateError` or an `OSError` where there is none."""
+"""Gets the page of metrics under this name; raises a `HeadgateError` or an `OSError` where there is none."""
 BACK_OFF_MOST = 32
 """A server that says nothing is asked less often, down to once in so many intervals."""
 
@@ -23,13 +22,6 @@ class ScrapeSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     interval_s: Annotated[float, Meta(gt=0)] = 1.0
     timeout_s: Annotated[float, Meta(gt=0)] = 1.0
-
-
-def metrics_address(base_url: str) -> str:
-    """Where the server of this API has its metrics: at its root, beside `/v1`."""
-    parts = urlsplit(base_url)
-    path = parts.path.rstrip("/").removesuffix("/v1")
-    return f"{parts.scheme}://{parts.netloc}{path}/metrics"
 
 
 class Scraper:
@@ -52,7 +44,7 @@ class Scraper:
         """By `Target.at`: why the last question had no answer."""
 
     def watch(self, servers: Mapping[str, str]) -> None:
-        """Asks exactly these from now on: addresses of metrics by `Target.at`."""
+        """Asks exactly these from now on: what to fetch, by `Target.at`."""
         for at, (address, task) in list(self._watched.items()):
             if servers.get(at) != address:
                 task.cancel()
