@@ -1,5 +1,6 @@
 """A call that lets a model go on after a text: in each server's own words, or not at all."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,10 @@ import msgspec
 import pytest
 
 from headgate.backends.openai import OpenAIBackend, OpenAISettings
-from headgate.backends.prefill import Prefill, prefilled
+from headgate.backends.prefill import Prefill, learned, prefilled
 from headgate.backends.providers import PROVIDERS
 from headgate.core.call import Call
-from headgate.core.ports import Continues
+from headgate.core.ports import Continues, ModelInfo
 from headgate.core.request import ChatRequest
 from headgate.core.target import Target
 from tests.backends import folders
@@ -108,3 +109,36 @@ def test_our_own_engine_goes_on_with_completions(tmp_path: Path) -> None:
 
 def test_only_servers_whose_every_model_goes_on_have_a_style_by_default() -> None:
     assert {name: one.prefill for name, one in PROVIDERS.items() if one.prefill != "none"} == {"mistral": "prefix"}
+
+
+@pytest.mark.parametrize(
+    ("owners", "style"),
+    [(["vllm"], "vllm"), (["sglang", "sglang"], "vllm"), (["vllm", "me"], "none"), (["library"], "none"), ([], "none")],
+)
+def test_a_server_that_says_what_it_is_is_asked_in_its_own_words(owners: list[str], style: str) -> None:
+    assert learned([ModelInfo(str(number), owned_by=owner) for number, owner in enumerate(owners)]) == style
+
+
+PREFILLS: list[tuple[Prefill | None, bool]] = [(None, True), ("none", False)]
+
+
+def test_what_a_server_is_is_learned_from_its_list_unless_it_was_set() -> None:
+    page = json.dumps({"object": "list", "data": [{"id": "m", "owned_by": "vllm"}]}).encode()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(page) + page)
+        await writer.drain()
+        writer.close()
+
+    async def main() -> None:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+            for given, asked in PREFILLS:
+                backend = OpenAIBackend(OpenAISettings(name="up", base_url=url, prefill=given), CLOCK)
+                assert backend.continued(call(), target("m"), TEXT) is None, "nothing is known of it yet"
+                await backend.models()
+                assert (backend.continued(call(), target("m"), TEXT) is not None) is asked
+                await backend.aclose()
+
+    asyncio.run(main())

@@ -128,7 +128,7 @@ def _openai(settings: BackendSettings, env: Mapping[str, str]) -> OpenAISettings
     if in_stream is None:
         in_stream = provider.usage_in_stream if provider is not None else True
     cap_field = settings.output_cap_field or (provider.output_cap_field if provider is not None else "max_tokens")
-    prefill = settings.prefill or (provider.prefill if provider is not None else "none")
+    prefill = settings.prefill or (provider.prefill if provider is not None else None)
     return OpenAISettings(
         name=settings.name,
         output_cap_field=cap_field,

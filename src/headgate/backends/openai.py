@@ -17,7 +17,7 @@ from headgate.backends.openai_answer import Passing, Undecodable, error_in, read
 from headgate.backends.openai_errors import error_for
 from headgate.backends.openai_models import read_models
 from headgate.backends.openai_stream import Expectation, FrameReader, Relay
-from headgate.backends.prefill import Prefill, prefilled
+from headgate.backends.prefill import Prefill, learned, prefilled
 from headgate.core.call import Call, Operation
 from headgate.core.clock import Clock
 from headgate.core.deadline import Deadline, Timeouts
@@ -66,8 +66,8 @@ class OpenAISettings(Struct, frozen=True, kw_only=True):
     """How this server is told the most tokens a chat answer may have."""
     usage_in_stream: bool = True
     """Ask for usage in streams. Off for servers that refuse `stream_options`."""
-    prefill: Prefill = "none"
-    """How the server is asked to go on with a chat answer that was cut."""
+    prefill: Prefill | None = "none"
+    """How the server is asked to go on with a chat answer that was cut. None: learned from its list of models."""
     probe_path: str = "/models"
     """Below `base_url`; with `//` in front it counts from the server's root."""
     deadline_header: str = DEADLINE_HEADER
@@ -87,6 +87,7 @@ class OpenAIBackend:
     def __init__(self, settings: OpenAISettings, clock: Clock, resolver: Resolver = resolve) -> None:
         self.name = settings.name
         self._settings = settings
+        self._prefill: Prefill = settings.prefill or "none"
         self._clock = clock
         template = settings.base_url.replace("{model}", "%7Bmodel%7D")
         self._origin: Origin = parse_base_url(template)
@@ -131,7 +132,7 @@ class OpenAIBackend:
 
     def continued(self, call: Call, target: Target, text: str) -> Call | None:
         """Implements `core.ports.Continues`."""
-        return prefilled(call, text, self._settings.prefill)
+        return prefilled(call, text, self._prefill)
 
     async def metrics(self) -> str:
         """What the server says of itself in Prometheus' format, at its root beside `/v1`. Raises as `open` does."""
@@ -139,7 +140,10 @@ class OpenAIBackend:
         return (await self._get(f"//{root.lstrip('/')}/metrics".replace("///", "//"))).decode(errors="replace")
 
     async def models(self) -> Sequence[ModelInfo]:
-        return read_models(await self._get("/models"))
+        models = read_models(await self._get("/models"))
+        if self._settings.prefill is None:
+            self._prefill = learned(models)
+        return models
 
     async def probe(self) -> Health:
         started = self._clock.monotonic()

@@ -3,24 +3,34 @@
 Only for answers that are one text; whether that is so, the pipeline knows from what it has sent (`pipeline/rescue`).
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Raw
 
 from headgate.core.call import Call
+from headgate.core.ports import ModelInfo
 from headgate.core.request import ChatRequest, CompletionRequest
 
 Prefill = Literal["none", "assistant", "prefix", "vllm"]
 """`assistant`: a last message of the assistant is continued (OpenRouter, Anthropic's models). `prefix`: one that is
 marked as prefix (Mistral, DeepSeek). `vllm`: by `continue_final_message` (vLLM, SGLang)."""
 
+OWNERS: Mapping[str, Prefill] = {"vllm": "vllm", "sglang": "vllm"}
+"""Servers that name themselves as the owner of the models they list, and how they are asked."""
 SENT_BYTES_PER_TOKEN = 6
 """More than tokens mostly have: rather some tokens too many than an answer that ends early by our own estimate."""
 _members = msgspec.json.Decoder(dict[str, Raw])
 _list = msgspec.json.Decoder(list[Raw])
 _TRUE, _FALSE = Raw(b"true"), Raw(b"false")
 _CAPS = ("max_tokens", "max_completion_tokens", "min_tokens")
+
+
+def learned(models: Sequence[ModelInfo]) -> Prefill:
+    """How a server is asked that lists these; `none` unless all of them say what it is."""
+    styles = {OWNERS.get(model.owned_by, "none") for model in models}
+    return styles.pop() if len(styles) == 1 else "none"
 
 
 def prefilled(call: Call, text: str, style: Prefill) -> Call | None:
