@@ -7,6 +7,7 @@ import pytest
 
 from headgate.backends.http.exchange import HIGH_WATER_BYTES
 from headgate.backends.http.pool import PoolSettings
+from headgate.backends.openai_errors import error_for
 from headgate.core.deadline import Timeouts
 from headgate.core.errors import (
     BadCall,
@@ -268,3 +269,10 @@ def test_calls_beyond_the_pool_and_its_queue_are_refused_at_once(server: str) ->
         await up.aclose()
 
     asyncio.run(main())
+
+
+def test_a_page_with_400_is_not_the_caller_s_fault() -> None:
+    page = b"\r\n<html><body>Request Header Or Cookie Too Large</body></html>"
+    error = error_for(400, lambda name: None, page, 0.0)
+    assert (type(error), error.status, error.code) == (Upstream, 502, "upstream_error")
+    assert type(error_for(400, lambda name: None, b"no", 0.0)) is BadCall

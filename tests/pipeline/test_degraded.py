@@ -74,7 +74,7 @@ def test_a_kept_answer_is_served_where_no_target_answers(tmp_path: Path, error: 
         headers, again = await spine.outcome()
         assert again == first == WHOLE
         assert headers[b"x-headgate-level"] == b"cached"
-        assert int(headers[b"age"]) == 0
+        assert int(headers[b"age"]) < 60  # an overloaded target is waited for
         good, *failed = spine.receipts()
         assert good.outcome == "ok"
         assert {receipt.outcome for receipt in failed} == {"failed"}, "what was tried is on record as it was"

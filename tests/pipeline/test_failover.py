@@ -133,7 +133,7 @@ def test_the_only_target_is_tried_again_after_a_failure_and_a_fallback_names_its
         headers = dict(reply.headers)
         assert (headers[b"x-headgate-level"], headers[b"x-headgate-tried"]) == (
             b"full",
-            b"a first: upstream_error, a retry: left",
+            b"a first: upstream_error, a retry: answers",
         )
         assert text_of(await read(reply)) == "one two three"
         await reply.aclose()

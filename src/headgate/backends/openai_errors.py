@@ -147,6 +147,8 @@ def error_for(status: int, header: Header, body: bytes, now: float, secret: str 
     """The error to raise for a status other than 2xx. `now` is Unix seconds; `secret` is kept out of every text."""
     complaint = read_complaint(body, secret)
     reason = complaint.reason if status in _SAYS_WHY else None
+    if status == 400 and body.lstrip()[:1] == b"<":  # whoever stands before the model server; it never saw the request
+        return Upstream("something before the model server refused the request (400)")
     if status in {400, 404, 413, 422}:
         return _callers_fault(status, complaint, reason)
     if reason is not None:

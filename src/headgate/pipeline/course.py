@@ -171,10 +171,17 @@ class Course:
     def _later(
         self, step: Step, error: HeadgateError, remaining_s: float, allowed: Callable[[Target], bool]
     ) -> Step | None:
-        if classify(error) not in {"upstream", "overload"} or error.code in _OURS or error.retry_after is not None:
+        kind = classify(error)
+        if kind not in {"upstream", "overload"} or error.code in _OURS or error.retry_after is not None:
             return None  # a target that was silent once is not given a second wait
         backoff = min(self._settings.backoff_max_s, self._settings.backoff_s * 2.0**self._again)
-        return self._same(step, backoff * (0.5 + 0.5 * self._rng.random()), remaining_s, allowed)
+        wait = backoff * (0.5 + 0.5 * self._rng.random())
+        if kind == "overload":  # it rests: before that is over nobody is let through to it
+            rest = self._replicas.again_in(step.target.at) * (1.0 + 0.1 * self._rng.random())
+            if rest > self._settings.retry_after_max_s:
+                return None
+            wait = max(wait, rest)
+        return self._same(step, wait, remaining_s, allowed)
 
     def _same(self, step: Step, wait_s: float, remaining_s: float, allowed: Callable[[Target], bool]) -> Step | None:
         if self._same_model >= self._settings.attempts or wait_s >= remaining_s or step.reason == "fallback":

@@ -350,7 +350,10 @@ def tried(attempts: Sequence[Attempt]) -> list[str]:
     words = []
     for attempt in attempts:
         error = attempt.error
-        end = error.code or str(error.status) if error is not None else "ok" if attempt.won else "left"
+        if error is not None:
+            end = error.code or str(error.status)
+        else:
+            end = "ok" if attempt.won else "left" if attempt.ended else "answers"
         words.append(f"{attempt.target.at} {attempt.reason}: {end}")
     return words
 

@@ -14,6 +14,7 @@ from headgate.backends.balance.demand import Demand, demand_of
 from headgate.core.call import Call
 from headgate.core.errors import Bug, HeadgateError, Overloaded
 from headgate.core.events import Stream
+from headgate.core.faults import blame, unsent
 from headgate.core.ports import Backend, Continues
 from headgate.core.reply import Reply
 from headgate.core.rules import Hedge, Way
@@ -61,18 +62,21 @@ class Trip:
         shared.retries.of(self._step.target.backend).came(self._call.retry_count > 0)
         hold = await self._first_hold(self._step)
         failure: HeadgateError = Bug("A call was dispatched without a target.")
+        latest = failure
         while step is not None and hold is not None:
             try:
                 trial, stream = await self._start(step, hold)
             except HeadgateError as error:
-                failure = error
+                latest = error
+                if not story.attempts or not (unsent(error) and blame(error) == "ours"):
+                    failure = error  # what an attempt failed with says more than why the next was not made
                 if story.attempts and story.attempts[-1].won:
                     raise  # the answer is there and its receipt could not be kept: another attempt would cost twice
             else:
                 self._serve(trial, stream)
                 return
             left = self._call.deadline.remaining(shared.clock)
-            step = self._course.after(self._step, failure, left, self._allowed)
+            step = self._course.after(self._step, latest, left, self._allowed)
             if step is not None:
                 step, hold = await self._go_on(step)
         self._tell_tried()
