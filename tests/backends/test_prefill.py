@@ -8,16 +8,18 @@ from typing import Any
 import msgspec
 import pytest
 
+from headgate.backends.embedded_prompt import PromptMaker
 from headgate.backends.openai import OpenAIBackend, OpenAISettings
 from headgate.backends.prefill import Prefill, learned, prefilled
 from headgate.backends.providers import PROVIDERS
 from headgate.core.call import Call
+from headgate.core.errors import BadCall
 from headgate.core.ports import Continues, ModelInfo
-from headgate.core.request import ChatRequest
+from headgate.core.request import ChatRequest, Message
 from headgate.core.target import Target
 from tests.backends import folders
 from tests.backends.calls import CLOCK, call, target
-from tests.backends.embedded import Asker, run
+from tests.backends.embedded import HELLO, WEATHER, Asker, run, text
 
 TEXT = "Good evening to you 🌇"
 
@@ -94,15 +96,57 @@ def test_a_backend_says_what_its_servers_can_do() -> None:
         assert (backend.continued(call(), target("ok"), TEXT) is None) is (style == "none")
 
 
-def test_our_own_engine_goes_on_with_completions(tmp_path: Path) -> None:
+def test_our_own_engine_goes_on_where_it_was_cut(tmp_path: Path) -> None:
     folders.write(tmp_path / "tiny")
 
     async def work(ask: Asker) -> None:
         assert isinstance(ask.backend, Continues)
-        more = ask.backend.continued(call("m", operation="completion"), Target("embedded", "tiny"), " more")
+        tiny = Target("embedded", "tiny")
+        more = ask.backend.continued(call("m", operation="completion"), tiny, " more")
         assert body(more)["prompt"] == "Once more"
-        assert ask.backend.continued(call("m"), Target("embedded", "tiny"), " more") is None
         assert ask.backend.continued(call("m", operation="completion"), Target("embedded", "other"), "") is None
+        chat = body(ask.backend.continued(call("m"), tiny, " more"))
+        assert (chat["continue_final_message"], chat["messages"][-1]["content"]) == (True, " more")
+        rest = await ask.chat(
+            messages=[*HELLO, {"role": "assistant", "content": "It is"}], continue_final_message=True, max_tokens=4
+        )
+        assert text(rest)
+
+    run(tmp_path / "tiny", work)
+
+
+def test_the_model_reads_what_was_sent_as_the_beginning_of_its_own_turn(tmp_path: Path) -> None:
+    folders.write(tmp_path / "tiny")
+    maker = PromptMaker(tmp_path / "tiny", CLOCK)
+    begun = "It is <|im_end|> sunny"
+    asked = ChatRequest(model="tiny", messages=[Message(role="user", content="the weather")])
+    going_on = msgspec.structs.replace(
+        asked, messages=[*asked.messages, Message(role="assistant", content=begun)], continue_final_message=True
+    )
+    before, after = maker.chat(asked, 1_000).ids, maker.chat(going_on, 1_000).ids
+    assert after[: len(before)] == before
+    assert maker.text(after) == maker.text(before) + begun, "and a turn's end written in it ends no turn"
+    end = maker.vocabulary.special
+    assert not {token for token in after[len(before) :] if token in end}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"messages": HELLO},
+        {"messages": [{"role": "assistant", "content": "alone"}]},
+        {"response_format": {"type": "json_object"}},
+        {"tools": [WEATHER], "tool_choice": "required"},
+    ],
+)
+def test_what_cannot_be_gone_on_with_is_told_with_the_fields_name(tmp_path: Path, more: dict[str, Any]) -> None:
+    folders.write(tmp_path / "tiny")
+
+    async def work(ask: Asker) -> None:
+        messages = [*HELLO, {"role": "assistant", "content": "It is"}]
+        with pytest.raises(BadCall) as refused:
+            await ask.chat(**{"messages": messages, "continue_final_message": True, **more})
+        assert refused.value.param == "continue_final_message"
 
     run(tmp_path / "tiny", work)
 

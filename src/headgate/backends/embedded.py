@@ -69,8 +69,8 @@ class EmbeddedBackend:
                 raise BadCall(f"The model {self.model!r} cannot make embeddings.", param="model")
 
     def continued(self, call: Call, target: Target, text: str) -> Call | None:
-        """Implements `core.ports.Continues`, for completions: a chat's template ends before the answer."""
-        return prefilled(call, text, "none") if target.model == self.model else None
+        """Implements `core.ports.Continues`."""
+        return prefilled(call, text, "vllm") if target.model == self.model else None
 
     def count_input(self, call: Call) -> int | None:
         """Exact: what the model will read. None for what `open` would refuse, or not tokenise on the event loop."""

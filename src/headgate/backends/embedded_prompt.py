@@ -71,11 +71,15 @@ class PromptMaker:
         """Raises `BadCall` for what the template cannot express, and for what cannot fit into `longest` tokens."""
         if self.template is None:
             raise BadCall("This model has no chat template: use /v1/completions.", param="messages")
-        messages = [_message(message) for message in request.messages]
+        begun = _begun(request)
+        given = request.messages if begun is None else request.messages[:-1]
+        messages = [_message(message) for message in given]
         tools = [] if request.tool_choice == "none" else [_tool(tool) for tool in request.tools or []]
         schema = response_schema(request)
         fenced = _each_text({"messages": messages, "tools": tools, "schema": schema}, self._fence)
         text = self.template.render(fenced["messages"], tools=fenced["tools"], response_schema=fenced["schema"])
+        if begun is not None:
+            text += self._fence(begun)
         self._refuse_long(text, longest, "messages")
         return self._with_beginning(text, *_call_beginning(request))
 
@@ -147,6 +151,24 @@ def _prompts(prompt: str | Sequence[str | int | list[int]]) -> list[str | list[i
         return [prompt]
     ids = [one for one in prompt if isinstance(one, int)]
     return [ids] if ids else [one for one in prompt if not isinstance(one, int)]
+
+
+def _begun(request: ChatRequest) -> str | None:
+    """The beginning of the answer that the caller gave as the last message, where it asks to go on with that."""
+    if not request.continue_final_message:
+        return None
+    last = request.messages[-1]
+    if last.role != "assistant" or last.tool_calls or len(request.messages) == 1:
+        raise BadCall(
+            "continue_final_message goes on with text of the assistant's in the last of several messages.",
+            param="continue_final_message",
+        )
+    if response_schema(request) is not None or forced_tools(request):
+        raise BadCall(
+            "continue_final_message cannot be had together with a response format or a forced tool.",
+            param="continue_final_message",
+        )
+    return _content(last.content)
 
 
 def response_schema(request: ChatRequest) -> Message | None:

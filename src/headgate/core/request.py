@@ -117,6 +117,8 @@ class ChatRequest(Sampling, frozen=True, kw_only=True):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
+    continue_final_message: bool | None = None
+    """vLLM's: the last message is the assistant's, and the answer goes on with it."""
 
 
 class CompletionRequest(Sampling, frozen=True, kw_only=True):
