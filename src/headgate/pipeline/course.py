@@ -120,15 +120,23 @@ class Course:
             others = [target for target in self._primary if able(target)]
             target = self._order(others)[0] if len(others) > 1 else others[0] if others else step.target
             if (others or able(target)) and allowed(target):
-                if others:
-                    self._primary.remove(target)
                 self._same_model += 1
+                if not others:
+                    wait_s = self._backoff()  # it may be starting again
+                    self._again += 1
+                    return Step(target, way, wait_s)
+                self._primary.remove(target)
                 return Step(target, way)
         for target in self._fallbacks:
             if able(target):
                 self._fallbacks.remove(target)
                 return Step(target, way)
         return None
+
+    def _backoff(self) -> float:
+        """Before the same target is asked again: longer each time, and never the same for two callers."""
+        backoff = min(self._settings.backoff_max_s, self._settings.backoff_s * 2.0**self._again)
+        return backoff * (0.5 + 0.5 * self._rng.random())
 
     @property
     def has_elsewhere(self) -> bool:
@@ -174,8 +182,7 @@ class Course:
         kind = classify(error)
         if kind not in {"upstream", "overload"} or error.code in _OURS or error.retry_after is not None:
             return None  # a target that was silent once is not given a second wait
-        backoff = min(self._settings.backoff_max_s, self._settings.backoff_s * 2.0**self._again)
-        wait = backoff * (0.5 + 0.5 * self._rng.random())
+        wait = self._backoff()
         if kind == "overload":  # it rests: before that is over nobody is let through to it
             rest = self._replicas.again_in(step.target.at) * (1.0 + 0.1 * self._rng.random())
             if rest > self._settings.retry_after_max_s:
