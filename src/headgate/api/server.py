@@ -101,16 +101,19 @@ class Server:
         """Stops accepting; lets accepted requests end within the grace time; cancels the rest; closes."""
         if self._listener is None or self._socket is None:
             return
-        grace = self._settings.grace_s if grace_s is None else grace_s
-        await self._accept_waiting(self._socket)
-        self._listener.close()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + (self._settings.grace_s if grace_s is None else grace_s)
+        waiting = self._waiting(self._socket)
+        self._listener.close()  # in the same breath: whoever connects from now on is refused, not put in the queue
+        for peer in waiting:
+            await loop.connect_accepted_socket(self._accept, peer)
         for connection in self._each():
             connection.drain()
-        await self._emptied(min(QUIET_SECONDS, grace))
+        await self._emptied(min(QUIET_SECONDS, end - loop.time()))
         for connection in self._each():
             if connection.idle:
                 connection.leave()
-        await self._emptied(grace)
+        await self._emptied(end - loop.time())
         for connection in self._each():
             connection.cancel()
         await self._emptied(LAST_WORDS_SECONDS)
@@ -122,16 +125,17 @@ class Server:
             self._checking.cancel()
         self._listener = None
 
-    async def _accept_waiting(self, sock: socket.socket) -> None:
-        """Takes in who has connected already: the kernel resets those still in its queue when listening ends."""
-        loop = asyncio.get_running_loop()
+    def _waiting(self, sock: socket.socket) -> list[socket.socket]:
+        """Who has connected already: the kernel resets those still in its queue when listening ends."""
+        found = []
         for _ in range(BACKLOG):
             try:
                 peer, _address = sock.accept()
             except OSError:
-                return
+                break
             peer.setblocking(False)
-            await loop.connect_accepted_socket(self._accept, peer)
+            found.append(peer)
+        return found
 
     async def _emptied(self, seconds: float) -> None:
         """Waits until no connection is left, or so long."""
