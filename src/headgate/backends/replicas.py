@@ -68,9 +68,8 @@ class Replicas:
                 self._renew(fresh)
 
     def usable(self, at: str) -> bool:
-        """Whether a call may be sent there now; of one that has just come back, only for a growing part of the asks.
-
-        What is not known is usable.
+        """Whether a call may be sent there now; of one that has just come back, only for a growing part of the asks
+        while another of its pool can take the rest. What is not known is usable.
         """
         return at not in self._marked or self.why_not(at) is None
 
@@ -83,7 +82,7 @@ class Replicas:
         if state == "half_open":
             good = replica.breaker.state == "half_open"
         else:
-            good = state == "closed" and self._rng.random() < self._share(replica, now)
+            good = state == "closed" and (self._rng.random() < self._share(replica, now) or not self._others(replica))
         return None if good else _words(replica, state, now)
 
     def enter(self, at: str, *, anyway: bool = False) -> Pass | None:
@@ -119,8 +118,9 @@ class Replicas:
             self._renew(replica)
 
     def pulse(self, at: str) -> Pulse:
-        """The counters of one that is in use. Raises `KeyError`."""
-        return self._replicas[at].pulse
+        """Its counters; fresh ones where it is not known (any more)."""
+        replica = self._replicas.get(at)
+        return replica.pulse if replica is not None else Pulse()
 
     def states(self) -> dict[str, int]:
         """For the gauge: see `replica.NUMBERS`."""
@@ -235,9 +235,12 @@ class Replicas:
             return
         replica.judge_at = now + JUDGE_S
         why = far_off(replica.name, replica.fellows, self._outliers, now)
-        if why is None or not any(name not in self._marked for name in replica.fellows if name != replica.name):
-            return
-        replica.conduct.eject(now, self._outliers, why)
+        if why is not None and self._others(replica):
+            replica.conduct.eject(now, self._outliers, why)
+
+    def _others(self, replica: Replica) -> bool:
+        """Whether another of its pool is there that may have all calls."""
+        return any(name not in self._marked for name in replica.fellows if name != replica.name)
 
     def _look(self, replica: Replica, now: float) -> State:
         """Its state after what time alone has changed."""

@@ -14,7 +14,9 @@ CONTENT_POLICY = "content_filter"
 """The codes under which backends raise these two, whatever the upstream calls them."""
 _AUTH = frozenset({"upstream_auth", "upstream_quota"})
 _CALLERS_END = frozenset({"deadline_exceeded", "client_closed"})
-_OURS = frozenset({"queue_full", "queue_timeout", "backend_unavailable", "ledger_unavailable", "upstream_closed"})
+_OURS = frozenset(
+    {"queue_full", "queue_timeout", "backend_unavailable", "ledger_unavailable", "ledger_behind", "upstream_closed"}
+)
 _UNSENT = frozenset(
     {
         "upstream_unreachable",

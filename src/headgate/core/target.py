@@ -28,7 +28,7 @@ class Target(Struct, frozen=True):
 
 
 class Routed(Struct, frozen=True):
-    """Where one call may go: the first `primary` of `targets` share the calls, the others are its fallbacks in order."""
+    """Where a call may go: the first `primary` of `targets` share the calls, the others are fallbacks in order."""
 
     targets: tuple[Target, ...]
     primary: int = 1

@@ -8,7 +8,7 @@ from headgate.core.errors import HeadgateError, UpstreamTimeout
 class Alarm:
     """Cancels whoever waits for the attempt when it rings: at the deadline, or earlier with `ring`.
 
-    `waiter` is set around each wait. `error` says why it rang.
+    `listen` before each wait, `waiter = None` after it. `error` says why it rang.
     """
 
     __slots__ = ("_cancellations", "_timer", "error", "waiter")
@@ -33,14 +33,15 @@ class Alarm:
         self.error = error
         self._timer.cancel()
         if self.waiter is not None:
-            self._cancellations = self.waiter.cancelling()
             self.waiter.cancel()
 
     def listen(self) -> None:
         """The running task waits from now on. Raises what it rang for, if it rang before."""
         if self.error is not None:
             raise self.error
-        self.waiter = asyncio.current_task()
+        self.waiter = waiter = asyncio.current_task()
+        if waiter is not None:
+            self._cancellations = waiter.cancelling()  # whoever else cancels it from now on means the task itself
 
     def taken_back(self) -> HeadgateError | None:
         """For a wait that was cancelled: why it rang, where the cancellation was the alarm's alone.

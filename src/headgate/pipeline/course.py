@@ -15,13 +15,13 @@ from msgspec import Struct, structs
 from headgate.backends.replicas import Replicas
 from headgate.core.call import Call
 from headgate.core.errors import Bug, HeadgateError
-from headgate.core.faults import classify, unsent
+from headgate.core.faults import ErrorClass, classify, unsent
 from headgate.core.rules import Way
 from headgate.core.target import Routed, Target
 from headgate.core.usage import Reason
 from headgate.pipeline.retry_budget import RetrySettings
 
-_FINAL = frozenset({"deadline_exceeded", "client_closed", "internal_error", "ledger_unavailable"})
+_FINAL = frozenset({"deadline_exceeded", "client_closed", "internal_error", "ledger_unavailable", "ledger_behind"})
 _OURS = frozenset({"queue_full", "queue_timeout", "backend_unavailable"})
 """The call never left: there is nothing to wait for at the same target."""
 
@@ -67,7 +67,8 @@ class Course:
         self._fallbacks = list(routed.targets[routed.primary :])
         self._same_model = 0
         self._again = 0
-        self._chained = False
+        self._chained: ErrorClass | None = None
+        """Whose chain it is on."""
 
     def first(self) -> Step:
         """The target to begin with. Where all are better left alone, one of the route's own is tried all the same."""
@@ -75,8 +76,7 @@ class Course:
         if step is None and (other := self._pick(self._fallbacks, "fallback", usable_only=True)) is not None:
             words = [f"{target.at}: {self._why_not(target.at)}" for target in self._primary]
             return structs.replace(other, passed_over="; ".join(filter(None, [*words, other.passed_over])))
-        if step is None:
-            step = self._pick(self._primary, "first")
+        step = step or self._pick(self._primary, "first") or self._pick(self._fallbacks, "fallback")
         if step is None:
             raise Bug("A call was dispatched without a target.")
         self._same_model += 1
@@ -92,11 +92,11 @@ class Course:
         if self._call.operation == "passthrough" and not unsent(error):
             return None  # what it does is not known here: it may have been done
         chain = self._routed.chains.get(kind)
-        if chain and not self._chained:
-            self._chained = True
+        if chain and self._chained is None:
+            self._chained = kind
             self._primary.clear()
             self._fallbacks = list(chain)
-        elif self._routed.rules.next(kind) == "stop":
+        elif kind != self._chained and self._routed.rules.next(kind) == "stop":
             return None
         return (
             self._other(error, allowed)

@@ -52,7 +52,7 @@ class Ticket(Struct, frozen=True):
 class Slot:
     """Room for one call at the backend. Leave it once; leaving again does nothing."""
 
-    __slots__ = ("_gate", "cost", "entered", "in_flight", "left", "paused", "waited_s")
+    __slots__ = ("_gate", "_waits", "cost", "entered", "in_flight", "left", "paused", "waited_s")
 
     def __init__(self, gate: "Gate", cost: float, waited_s: float, now: float) -> None:
         self._gate = gate
@@ -63,6 +63,8 @@ class Slot:
         self.left = False
         self.paused = 0.0
         """Since when, on the gate's clock."""
+        self._waits = 0
+        """How many of its call's attempts wait at another gate: two, where they race."""
 
     def observe(self, latency_s: float, kind: str = "") -> None:
         """Tells the latency signal as soon as it is known: for a stream at its first piece, not at its end."""
@@ -70,11 +72,15 @@ class Slot:
 
     def pause(self) -> None:
         """Lends the room to others while its call waits for something else; `resume` must follow."""
-        self._gate.lend(self)
+        self._waits += 1
+        if self._waits == 1:
+            self._gate.lend(self)
 
     def resume(self) -> None:
         """Goes on at once, even where others have come in: then there is one more than the limit for a while."""
-        self._gate.take_back(self)
+        self._waits -= 1
+        if not self._waits:
+            self._gate.take_back(self)
 
     def leave(self, latency_s: float | None = None, ok: bool = True, kind: str = "") -> None:
         """Gives the slot back. `ok=False`: the backend timed out or refused the call as too much (429, 503).

@@ -1,0 +1,110 @@
+"""Small parts of the path at their edges: the alarm, the course of a call, a place that is lent, what is remembered."""
+
+import asyncio
+import random
+
+import pytest
+
+from headgate.backends.outliers import OutlierSettings
+from headgate.backends.replicas import Replicas
+from headgate.core.errors import BadCall, Overloaded, Upstream
+from headgate.core.target import Target
+from headgate.pipeline.alarm import Alarm
+from headgate.pipeline.capacity import Fixed
+from headgate.pipeline.gate import Gate, GateSettings
+from tests.clock import VirtualClock
+from tests.pipeline.test_course import LONG, OWN, SMALL, TOO_LONG, course, told, walk
+from tests.pipeline.test_gate import House
+
+LONGER = Target("longer", "xl")
+
+
+@pytest.mark.parametrize("first", ["caller", "alarm"])
+def test_who_leaves_in_the_turn_in_which_the_alarm_rings_has_left(first: str) -> None:
+    async def waits(alarm: Alarm) -> None:
+        try:
+            alarm.listen()
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError as cancelled:
+            error = alarm.taken_back()
+            if error is None:
+                raise
+            raise error from cancelled
+        finally:
+            alarm.stop()
+
+    async def main() -> None:
+        alarm = Alarm(60.0)
+        task = asyncio.create_task(waits(alarm))
+        await asyncio.sleep(0)
+        if first == "caller":
+            task.cancel()
+        alarm.ring(Upstream("silent"))
+        if first == "alarm":
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert task.cancelled()
+
+    asyncio.run(main())
+
+
+def test_a_longer_model_that_is_too_short_as_well_is_followed_by_the_next_of_its_chain() -> None:
+    way = course(OWN, fallbacks=(SMALL,), chains={"context_length": (LONG, LONGER)})
+    assert told(walk(way, TOO_LONG)) == ["own first", "long fallback", "longer fallback"]
+
+
+def test_what_stops_a_call_stops_it_in_the_chain_of_another_class_too() -> None:
+    way = course(OWN, chains={"context_length": (LONG, LONGER)})
+    step = way.after(way.first(), TOO_LONG, 60.0, lambda _: True)
+    assert step is not None
+    assert step.target == LONG
+    assert way.after(step, BadCall("no", code="content_filter"), 60.0, lambda _: True) is None
+
+
+def test_where_only_fallbacks_are_left_and_all_are_ill_the_first_is_asked_all_the_same() -> None:
+    step = course(fallbacks=(SMALL, LONG), ill={"small": "down", "long": "down"}).first()
+    assert (step.target, step.reason, step.anyway) == (SMALL, "fallback", True)
+
+
+@pytest.mark.parametrize("code", ["ledger_unavailable", "ledger_behind"])
+def test_a_ledger_that_takes_nothing_is_no_reason_to_ask_elsewhere(code: str) -> None:
+    error = Overloaded("behind", code=code, retry_after=0.1)
+    assert told(walk(course(OWN, fallbacks=(SMALL,)), error)) == ["own first"]
+
+
+def test_a_place_is_lent_once_however_many_attempts_of_its_call_wait() -> None:
+    async def main() -> None:
+        clock = VirtualClock()
+        door = Gate("door", Fixed(5), GateSettings(), clock)
+        house = House()
+        slot = await door.enter(house.ticket())
+        slot.pause()
+        slot.pause()
+        assert door.active == 0
+        slot.resume()
+        assert door.active == 0, "the other attempt waits still"
+        slot.resume()
+        assert door.active == 1
+        slot.leave()
+        assert door.active == 0
+
+    asyncio.run(main())
+
+
+def test_a_pool_that_came_back_as_a_whole_is_usable_at_once() -> None:
+    clock = VirtualClock()
+    replicas = Replicas(clock, random.Random(3), outliers=OutlierSettings(return_s=1_000.0))
+    replicas.use({"a": "pool", "b": "pool"})
+    for at in ("a", "b"):
+        replicas.failing(at, "no answer")
+    for at in ("a", "b"):
+        replicas.failing(at, None)
+    assert all(replicas.usable(at) for at in ("a", "b") for _ in range(50)), "nobody is there to take their share"
+
+
+def test_a_replica_that_is_gone_has_nothing_in_flight() -> None:
+    replicas = Replicas(VirtualClock(), random.Random(3))
+    replicas.use({"a": "a"})
+    replicas.use({})
+    assert replicas.pulse("a").in_flight == 0
