@@ -87,6 +87,15 @@ class Live:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.loads(answer.read())
 
+    def delete(self, path: str) -> int:
+        """As the administrator; the status."""
+        headers = {"authorization": f"Bearer {self.key}"}
+        with urllib.request.urlopen(
+            urllib.request.Request(self.url + path, headers=headers, method="DELETE")
+        ) as answer:
+            status: int = answer.status
+            return status
+
     def rss_mb(self, what: str = "VmRSS") -> float:
         """Resident memory of the gateway process (the engine is another); `VmHWM` is its peak."""
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
