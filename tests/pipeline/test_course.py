@@ -162,6 +162,17 @@ def test_a_cut_stream_goes_on_at_another_replica_then_at_the_same_then_at_a_fall
     assert found == ["pool-2 replay", "pool-2 replay", "small replay"]
 
 
+def test_a_target_that_fell_silent_is_asked_again_after_the_fallbacks() -> None:
+    way = course(OWN, fallbacks=(SMALL,))
+    first = way.first()
+    step = way.onwards(first, "replay", lambda _: True, silent=True)
+    assert step is not None
+    assert told([step]) == ["small replay"]
+    alone = course(OWN).onwards(first, "replay", lambda _: True, silent=True)
+    assert alone is not None
+    assert told([alone]) == ["own replay"]
+
+
 def test_a_way_that_a_target_does_not_know_leaves_it_for_the_next_way() -> None:
     way = course(*replicas(2), fallbacks=(SMALL,))
     first = way.first()

@@ -106,32 +106,46 @@ class Course:
         )
 
     def onwards(
-        self, step: Step, way: Way, allowed: Callable[[Target], bool], fits: Callable[[Target], object] | None = None
+        self,
+        step: Step,
+        way: Way,
+        allowed: Callable[[Target], bool],
+        fits: Callable[[Target], object] | None = None,
+        *,
+        silent: bool = False,
     ) -> Step | None:
         """Where a stream goes on that was cut at `step`: another target of the route, the same one, a fallback.
 
-        `fits` tells which targets can (all, by default); those that cannot stay for another way.
+        `fits` tells which targets can (all, by default); those that cannot stay for another way. One that was `silent`
+        is asked again after the fallbacks: it may keep the caller waiting as long once more.
         """
 
         def able(target: Target) -> bool:
             return (fits is None or fits(target) is not None) and self._why_not(target.at) is None
 
-        if self._same_model < self._settings.attempts:
-            others = [target for target in self._primary if able(target)]
-            target = self._order(others)[0] if len(others) > 1 else others[0] if others else step.target
-            if (others or able(target)) and allowed(target):
+        again = self._same_model < self._settings.attempts
+        others = [target for target in self._primary if able(target)] if again else []
+        if others:
+            target = self._order(others)[0] if len(others) > 1 else others[0]
+            if allowed(target):
                 self._same_model += 1
-                if not others:
-                    wait_s = self._backoff()  # it may be starting again
-                    self._again += 1
-                    return Step(target, way, wait_s)
                 self._primary.remove(target)
                 return Step(target, way)
+        may_again = again and not others and able(step.target)
+        if may_again and not silent and allowed(step.target):
+            return self._once_more(step, way)
         for target in self._fallbacks:
             if able(target):
                 self._fallbacks.remove(target)
                 return Step(target, way)
-        return None
+        return self._once_more(step, way) if may_again and silent and allowed(step.target) else None
+
+    def _once_more(self, step: Step, way: Way) -> Step:
+        """The same target, which may be starting again."""
+        wait_s = self._backoff()
+        self._same_model += 1
+        self._again += 1
+        return Step(step.target, way, wait_s)
 
     def _backoff(self) -> float:
         """Before the same target is asked again: longer each time, and never the same for two callers."""

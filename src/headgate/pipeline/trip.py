@@ -14,7 +14,7 @@ from headgate.backends.balance.demand import Demand, demand_of
 from headgate.core.call import Call
 from headgate.core.errors import Bug, HeadgateError, Overloaded
 from headgate.core.events import Stream
-from headgate.core.faults import blame, unsent
+from headgate.core.faults import blame, classify, unsent
 from headgate.core.ports import Backend, Continues
 from headgate.core.reply import Reply
 from headgate.core.rules import Hedge, Way
@@ -52,6 +52,7 @@ class Trip:
             lease.call, lease.routed, shared.replicas, self._order, shared.retries.settings, shared.rng
         )
         self._trials: list[Trial] = []
+        """The newest last; after a race the one that won it."""
         self._step = self._course.first()
         """The newest attempt."""
 
@@ -108,8 +109,10 @@ class Trip:
             raise
         self._lease.waited_s += slot.waited_s
         self._story.queue_s = self._lease.waited_s
-        leave = shared.replicas.enter(target.at, anyway=step.anyway and self._room_for_one_more(target))
+        leave = shared.replicas.enter(target.at)
         try:
+            if leave is None and self._last_resort(step):
+                leave = shared.replicas.enter(target.at, anyway=True)
             if leave is None:
                 why = shared.replicas.why_not(target.at) or "it is being probed"
                 hold.settle()
@@ -133,9 +136,11 @@ class Trip:
         self._reply.own(lambda: self._over(trial))
         return trial, await trial.ask(backend, self._rules.hold_back)
 
-    def _room_for_one_more(self, target: Target) -> bool:
+    def _last_resort(self, step: Step) -> bool:
         """A replica that is ill is asked all the same where there is no other, but only so many calls may find out."""
-        return self._shared.replicas.pulse(target.at).in_flight < LAST_RESORT_MAX
+        if not step.anyway and (self._story.attempts or self._course.has_elsewhere):
+            return False
+        return self._shared.replicas.pulse(step.target.at).in_flight < LAST_RESORT_MAX
 
     async def _race(self, step: Step, hold: Hold, rule: Hedge) -> Begun:
         """The attempt, and a second one where it is late; the first that answers is taken and the other ended."""
@@ -186,6 +191,7 @@ class Trip:
             if trial is not winner:
                 trial.lost("hedge_lost")
                 await finish(trial.aclose(), CLOSING_SECONDS)
+        self._trials.sort(key=lambda trial: trial is winner)
 
     # The answer
 
@@ -218,12 +224,14 @@ class Trip:
         if self._call.deadline.remaining(self._shared.clock) <= 0:
             return None
         fits = partial(self._continued, text=text) if way == "continue" else None
-        step = self._course.onwards(self._step, way, self._allowed, fits)
+        silent = broken.attempt.error is not None and classify(broken.attempt.error) == "timeout"
+        step = self._course.onwards(self._step, way, self._allowed, fits, silent=silent)
         call = self._call if fits is None or step is None else fits(step.target)
         if step is None or call is None:
             return None
         await self._shared.clock.sleep(min(step.wait_s, self._call.deadline.remaining(self._shared.clock)))
         self._step = step
+        self._story.go_on()
         hold = await self._hold(step)
         if hold is None:
             return None
@@ -292,6 +300,7 @@ class Trip:
         return await self._shared.again(self._lease, step.target, self._claim(step))
 
     async def _go_on(self, step: Step) -> tuple[Step, Hold | None]:
+        self._story.go_on()
         if step.wait_s:
             await self._shared.clock.sleep(step.wait_s)
         if not self._story.attempts and step.reason == "retry":
