@@ -18,6 +18,8 @@ class Care:
     def __init__(self, log: Log) -> None:
         self.upstreams: Upstreams | None = None
         self._log = log
+        self._resting: set[str] = set()
+        """Replicas that asked for a pause and are well otherwise."""
 
     def changed(self, at: str, state: str, why: str) -> None:
         """What `Replicas` tells."""
@@ -32,8 +34,9 @@ class Care:
         )
         if self.upstreams is None:
             return
-        if state == "closed":
+        if state == "closed" and at not in self._resting:  # one that rested has lost nothing
             self.upstreams.balancer.renew(at)
+        (self._resting.add if state == "paused" else self._resting.discard)(at)
         if state not in {"failing", "open"}:
             return
         gone = Overloaded(f"The backend '{at}' is left alone for now ({why}).", code="backend_unavailable")

@@ -91,6 +91,13 @@ class Story:
         )
 
     @property
+    def answering(self) -> "Attempt | None":
+        """The attempt that gave the answer, or its end where it was rescued; the latest where none did."""
+        return max(
+            self.attempts, key=lambda one: (one.won, one.error is None, not one.deserted, one.number), default=None
+        )
+
+    @property
     def cost_usd(self) -> float | None:
         """Of all attempts so far; None where one that used tokens has no price."""
         used = [attempt for attempt in self.attempts if attempt.usage.total or attempt.cost_nanos is not None]
@@ -102,9 +109,13 @@ class Story:
         every case.
         """
         attempt = Attempt(self, call, step, hold, len(self.attempts) + 1)
-        self._error = None  # an earlier attempt's: this one may still succeed, or be left
         self.attempts.append(attempt)
+        self.go_on()
         return attempt
+
+    def go_on(self) -> None:
+        """What failed so far is not the end: the call may still succeed, or be left."""
+        self._error = None
 
     def fail(self, error: HeadgateError) -> None:
         self._error = error
@@ -133,7 +144,7 @@ class Story:
             seconds=seconds,
             queue_s=self.queue_s,
         )
-        last = self.attempts[-1] if self.attempts else None
+        last, ttfts = self.answering, [one.ttft_ms for one in self.attempts if one.ttft_ms is not None]
         usage = self.usage
         self.meter.log.event(
             names.CALL_DONE,
@@ -160,7 +171,7 @@ class Story:
             output_tokens=usage.output,
             estimated=usage.estimated or None,
             cost_usd=self.cost_usd,
-            ttft_ms=last.ttft_ms if last else None,
+            ttft_ms=ttfts[0] if ttfts else None,
             duration_ms=_ms(seconds),
             queue_ms=_ms(self.queue_s),
             overhead_ms=_ms(self.overhead_s),
@@ -182,6 +193,7 @@ class Attempt:
         self.ended = False
         """Its receipt was written, or could not be."""
         self.target = step.target
+        self.number = number
         self.error: HeadgateError | None = None
         """Why it failed, once it has."""
         self.deserted = False
@@ -247,6 +259,7 @@ class Attempt:
         now = self._meter.clock.monotonic()
         self.begun_s = now - self._started
         self.ttft_ms = _ms(now - self._story.call.received)
+        self._story.go_on()
 
     def latency(self, lag_s: float) -> tuple[float, str]:
         """How quickly the backend answers, whatever the answer's length, and what kind of answer it is (`capacity`).

@@ -69,7 +69,6 @@ class Trial:
             first, self._rest = await hold_back(answer.stream, rule, self._clock)
             if not first:
                 raise Truncated("The model's answer ended before it began.")
-            alarm.waiter = None
         except asyncio.CancelledError as cancelled:
             error = alarm.taken_back()
             if error is None:
@@ -80,6 +79,8 @@ class Trial:
             alarm.waiter = None
             await self._failed(error)
             raise
+        finally:
+            alarm.waiter = None
         self._begun()
         self._stream = self._tell(first, self._rest)
         return self._stream
@@ -147,7 +148,7 @@ class Trial:
         self._pass.ended(None, self.attempt.begun_s)
         # The backend has done its work, however slowly the caller reads.
         if self._load is not None:
-            self._load.end()
+            self._load.end(self.attempt.usage.output)
         self._slot.leave()
 
     def _begun(self) -> None:

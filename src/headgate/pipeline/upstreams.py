@@ -22,7 +22,7 @@ from headgate.pipeline.trial import Trial
 Again = Callable[[Lease, Target, str], Awaitable[Hold]]
 """Holds what another attempt at a target may cost, under a claim of this name. Raises `OverBudget`."""
 HEDGED_MAX = 1_000
-"""Routes whose latencies are remembered for hedging."""
+"""Models, as callers name them, whose latencies are remembered for hedging: those asked for last."""
 
 
 class Upstreams:
@@ -62,13 +62,11 @@ class Upstreams:
         counts = self._counting.get(target.at)
         return counts.count_input(call) if counts is not None else None
 
-    def hedges(self, route: str) -> Hedges:
-        """What is known of a route's latencies."""
-        found = self._hedges.get(route)
-        if found is None:
-            if len(self._hedges) >= HEDGED_MAX:
-                self._hedges.clear()
-            found = self._hedges[route] = Hedges()
+    def hedges(self, model: str) -> Hedges:
+        """What is known of the latencies of a model."""
+        found = self._hedges[model] = self._hedges.pop(model, None) or Hedges()
+        if len(self._hedges) > HEDGED_MAX:
+            del self._hedges[next(iter(self._hedges))]
         return found
 
     def running(self, trial: Trial) -> None:
