@@ -229,9 +229,9 @@ class Trip:
         call = self._call if fits is None or step is None else fits(step.target)
         if step is None or call is None:
             return None
-        await self._shared.clock.sleep(min(step.wait_s, self._call.deadline.remaining(self._shared.clock)))
         self._step = step
         self._story.go_on()
+        await self._shared.clock.sleep(min(step.wait_s, self._call.deadline.remaining(self._shared.clock)))
         hold = await self._hold(step)
         if hold is None:
             return None

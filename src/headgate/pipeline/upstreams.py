@@ -64,7 +64,8 @@ class Upstreams:
 
     def hedges(self, model: str) -> Hedges:
         """What is known of the latencies of a model."""
-        found = self._hedges[model] = self._hedges.pop(model, None) or Hedges()
+        found = self._hedges.pop(model) if model in self._hedges else Hedges()
+        self._hedges[model] = found
         if len(self._hedges) > HEDGED_MAX:
             del self._hedges[next(iter(self._hedges))]
         return found
