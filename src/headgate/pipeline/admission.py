@@ -123,7 +123,7 @@ class Admission:
 
         Raises `OverBudget`.
         """
-        return await self.booking.again(lease.booked, lease.routed.targets[0], claim)
+        return await self.booking.anew(lease.booked, claim)
 
     def use(self, settings: AdmissionSettings, gate: GateSettings) -> None:
         """New settings, from now on: who waits enters where there is more room, and those inside stay."""

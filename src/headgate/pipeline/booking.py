@@ -136,11 +136,24 @@ class Booking:
 
     async def again(self, booked: Booked, target: Target, claim: str) -> Hold:
         """Holds what one more attempt may cost. Raises `OverBudget`."""
-        terms, call = booked.terms, booked.call
-        if not terms.plan.accounts:
+        terms, now = booked.terms, self._clock.now()
+        if not terms.paid:
             return Hold(self.limiter, claim, terms, NOTHING)
-        cost = self.costing.cost(call, target, terms, self._settings, self._clock.now())
-        verdict = await self._reserve(claim, call, terms, terms.holds, cost)
+        cost = self.costing.cost(booked.call, target, terms, self._settings, now)
+        cap = over_cap(terms, cost, now)
+        if cap is not None:
+            raise over_budget(cap, None, cap.budget.limit(now), _part(cap, cost))
+        return await self._hold(booked, claim, cost)
+
+    async def anew(self, booked: Booked, claim: str) -> Hold:
+        """Holds once more what was held at the door. Raises `OverBudget`."""
+        return await self._hold(booked, claim, booked.cost)
+
+    async def _hold(self, booked: Booked, claim: str, cost: Cost) -> Hold:
+        terms = booked.terms
+        if not terms.plan.accounts:
+            return Hold(self.limiter, claim, terms, cost)
+        verdict = await self._reserve(claim, booked.call, terms, terms.holds, cost)
         if not verdict.allowed:
             raise self._refusal(terms, verdict, cost, 1.0)[1]
         return Hold(self.limiter, claim, terms, cost)
