@@ -33,6 +33,13 @@ BAD = [
     ("a tag", "server: !!python/object:os.system {}\n", 1, "not valid YAML"),
     ("control characters", "server: {host: '\x01'}\n", 1, "not valid YAML"),
     ("two of a name", "backends:\n- {name: a, kind: scripted}\n- kind: scripted\n  name: a\n", 4, "stands twice"),
+    (
+        "a backend named like a replica",
+        "backends:\n- {name: a, kind: scripted, replicas: [{name: b}]}\n"
+        "- {name: b, kind: scripted, replicas: [{weight: 1}]}\n",
+        3,
+        "stands twice",
+    ),
     ("the engine's name", "backends:\n- name: embedded\n  kind: scripted\n", 2, "taken by the engine"),
     ("the engine's kind", "backends:\n- name: e\n  kind: embedded\n", 3, "set under 'engine'"),
     ("no address", "backends:\n- name: far\n", 2, "base_url or a provider"),

@@ -209,7 +209,7 @@ def _check_backends(config: Config, file: YamlFile) -> set[str]:
         trouble, field = None, "name"
         if backend.name == EMBEDDED:
             trouble = f"the backend name '{EMBEDDED}' is taken by the engine. Choose another."
-        elif backend.name in seen:
+        elif backend.name in seen | replicas:
             trouble = f"the backend name '{backend.name}' stands twice. Choose another."
         elif backend.kind == "embedded":
             trouble, field = "the engine is set under 'engine', not as a backend. Move it there.", "kind"

@@ -73,8 +73,10 @@ class Fleet:
         """
         found = await self._discover(config)
         pools = {settings.name: members(settings) for settings in config.backends}
+        taken = pools.keys() | {one.name for pool in pools.values() for one, _ in pool}
         for discovered in found:
-            pools.setdefault(discovered.settings.name, [(discovered.settings, 1.0)])
+            if discovered.settings.name not in taken:
+                pools[discovered.settings.name] = [(discovered.settings, 1.0)]
         wanted = {settings.name: settings for pool in pools.values() for settings, _ in pool}
         built: dict[str, tuple[BackendSettings, Backend]] = {}
         for name, settings in wanted.items():
@@ -152,7 +154,7 @@ class Fleet:
             await backend.aclose()
 
     async def _page(self, name: str) -> str:
-        backend = self._built[name][1]
+        _, backend = self._built.get(name, (None, None))
         if not isinstance(backend, OpenAIBackend):
             raise OSError(f"{name} has no page of metrics")
         return await backend.metrics()
