@@ -46,10 +46,11 @@ class Got:
         return None if self.status == 200 else str(self.body["error"]["code"])
 
 
-def chat(live: Live, model: str = "one", key: str = ADMIN_KEY, **fields: Any) -> Got:
+def chat(live: Live, model: str = "one", key: str = ADMIN_KEY, once: str | None = None, **fields: Any) -> Got:
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], **fields}
+    headers = {} if once is None else {"idempotency_key": once}
     with Wire(live.port) as wire:
-        wire.request("POST", "/v1/chat/completions", body, key)
+        wire.request("POST", "/v1/chat/completions", body, key, **headers)
         answer = wire.answer("POST")
         return Got(answer.status, answer.headers, json.loads(answer.body))
 
@@ -161,3 +162,19 @@ def test_a_budget_does_not_send_calls_to_a_model_that_is_off(pair: tuple[Live, L
         for live in pair:
             assert chat(live, key=spent).code == "insufficient_quota"
             assert "x-headgate-model" not in chat(live, key=thrifty).headers, "it can still pay for what it asked for"
+
+
+def test_a_kept_answer_says_which_model_gave_it_whatever_is_off_by_now(pair: tuple[Live, Live]) -> None:
+    told = ("x-headgate-backend", "x-headgate-switched-from", "x-headgate-model")
+    before = chat(pair[0], once="kept-before")
+    with off(pair[0], "model", "one", fallback_model="three"):
+        instead = chat(pair[0], once="kept-meanwhile")
+        replays = [chat(live, once="kept-before") for live in pair]
+    replays += [chat(live, once="kept-meanwhile") for live in pair]
+    for first, again in zip((before, before, instead, instead), replays, strict=True):
+        assert again.headers["x-headgate-idempotent-replay"] == "true"
+        assert again.body == first.body
+        assert [again.headers.get(name) for name in told] == [first.headers.get(name) for name in told]
+    assert [instead.headers[name] for name in told] == ["spare", "one", "three"]
+    with off(pair[0], "model", "one"):
+        assert chat(pair[1], once="kept-before").code == "switched_off"

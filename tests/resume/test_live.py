@@ -254,3 +254,24 @@ def test_beyond_the_most_streams_calls_are_served_without_ids(upstream: str, tmp
         assert 'headgate_streams_unkept_total{reason="too_many"} 1.0' in live.get("/metrics")[1].decode()
         assert live.stop() == 0  # and a stream that nobody follows does not keep it from stopping
         assert "x-headgate-stream" in long.headers
+
+
+def test_the_log_says_how_a_resumed_stream_ended_for_its_caller(live: Live) -> None:
+    part = took(live, post(streamed("ended how", "ok:tokens=150,ms=20")), cut=500)
+    name, last = part.headers["x-headgate-stream"], id_of(part.frames[-1])
+    late = took(live, post(streamed("ended how", "ok:tokens=150,ms=20"), last, x_headgate_timeout_s="0.2"))
+    assert b'"deadline_exceeded"' in late.frames[-1]
+    left = took(live, get(name, last), cut=300)
+    whole = took(live, get(name, last))
+    ends = [done(live, each.headers["x-request-id"]) for each in (late, left, whole)]
+    assert [(line["outcome"], line.get("code")) for line in ends] == [
+        ("failed", "deadline_exceeded"),
+        ("cancelled", "client_closed"),
+        ("ok", None),
+    ]
+
+
+def test_a_resumed_stream_says_how_good_its_answer_is(live: Live) -> None:
+    part = took(live, post(streamed("how good")))
+    again = took(live, get(part.headers["x-headgate-stream"]))
+    assert part.headers["x-headgate-level"] == again.headers["x-headgate-level"] == "full"

@@ -225,6 +225,7 @@ async def _follow(exchange: Exchange, call: Call, run: Run, follower: Follower, 
     reason: HeadgateError | None = None
     try:
         last = await _send(exchange, call, run, follower, headers)
+        reply.whole = True
     except HeadgateError as error:
         reason = error
         raise

@@ -8,7 +8,16 @@ from headgate.core.errors import HeadgateError, Overloaded
 from headgate.core.reply import Header
 from headgate.ledger.idempotency.ask import too_large
 
-KEPT_HEADERS = (b"x-headgate-backend", b"x-upstream-", b"openai-version")
+KEPT_HEADERS = (
+    b"x-headgate-backend",
+    b"x-headgate-replica",
+    b"x-headgate-level",
+    b"x-headgate-model",
+    b"x-headgate-switched-from",
+    b"x-headgate-downgraded-from",
+    b"x-upstream-",
+    b"openai-version",
+)
 """Beginnings of the reply's headers that tell of the answer itself; the others tell of the call, and are its own."""
 AHEAD = 256 * 1024
 """Bytes by which the writer of a large answer may be ahead of the slowest who follows it."""

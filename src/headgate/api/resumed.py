@@ -113,6 +113,7 @@ async def resume(exchange: Exchange, call: Call | None, event: EventId) -> None:
         exchange.sink.start(200, exchange.headers(*STREAM, *headers))
         exchange.streaming = True
         last = await _send(exchange, call, key, event.number, page)
+        reply.whole = True
         streams.count_resumed("resumed")
     except HeadgateError as error:
         streams.count_resumed("lost" if error.code == "stream_lost" else "cut")

@@ -32,6 +32,8 @@ class Reply:
         self.closed = False
         self.reason: HeadgateError | None = None
         """Why the reply ended before its answer did, for the releases to read; None where the caller left."""
+        self.whole = False
+        """All of the answer was sent: said by whoever fills a reply whose answer was there already."""
 
     def own(self, release: Release) -> None:
         if self.closed:

@@ -8,7 +8,7 @@ from headgate.core.errors import Bug, HeadgateError
 from headgate.core.ports import Backend
 from headgate.core.principal import Principal
 from headgate.core.reply import Reply
-from headgate.core.switches import Switch, Switches, refusal
+from headgate.core.switches import Diversion, Switch, Switches, refusal
 from headgate.core.target import Routed, RouteTable
 from headgate.pipeline.admission import Admission, Lease
 from headgate.pipeline.auth import Auth, may_use
@@ -79,16 +79,17 @@ class Gateway:
 
     async def replay(self, call: Call) -> Reply:
         """An empty reply for an answer that is kept already: the same door, no upstream, no cost. The caller must fill
-        and close it. Raises `HeadgateError`.
+        and close it, and say before whether it is `whole`. Raises `HeadgateError`.
         """
         reply = Reply()
         story = self.meter.begin(call)
         story.replayed = True
         reply.own(story.done)
+        reply.own(lambda: _told(reply, story))
         try:
             principal = self.auth.check(call.credential, "inference", call.model)
             story.principal = principal
-            self._switched(call, principal, story, reply)
+            self._diversion(call, principal)  # the answer is there: its own headers say which model gave it
             lease = await self.admission.visit(principal, call)
             reply.own(lambda: self.admission.leave(lease, 0))
             reply.headers.extend(lease.headers)
@@ -96,7 +97,6 @@ class Gateway:
             story.fail(error)
             await reply.aclose(error)
             raise
-        story.complete()
         return reply
 
     async def _answer(self, lease: Lease, reply: Reply, story: Story) -> None:
@@ -115,22 +115,29 @@ class Gateway:
 
     def _switched(self, call: Call, principal: Principal, story: Story, reply: Reply) -> Call:
         """The call, or the one that a kill switch makes of it. Raises `Overloaded` (`switched_off`)."""
-        switches = self.switches()
-        if not switches.in_force:
-            return call
-        now = self._clock.now()
-        found = switches.judge(call.model, principal.tenant, call.tags, now)
+        found = self._diversion(call, principal)
         if found is None:
             return call
-        if isinstance(found, Switch) or call.operation == "passthrough" or not may_use(principal, found.model):
-            switch = found if isinstance(found, Switch) else found.switch
-            self.meter.metrics.switched(switch.kind, "refused")
-            raise refusal(switch, now)
         self.meter.metrics.switched(found.switch.kind, "diverted")
         story.switched_from = call.model
         reply.headers.append((b"x-headgate-switched-from", printable(call.model)))
         reply.headers.append((b"x-headgate-model", printable(found.model)))
         return with_model(call, found.model)
+
+    def _diversion(self, call: Call, principal: Principal) -> Diversion | None:
+        """The model that a kill switch has the call go to. Raises `Overloaded` (`switched_off`)."""
+        switches = self.switches()
+        if not switches.in_force:
+            return None
+        now = self._clock.now()
+        found = switches.judge(call.model, principal.tenant, call.tags, now)
+        if found is None:
+            return None
+        if isinstance(found, Switch) or call.operation == "passthrough" or not may_use(principal, found.model):
+            switch = found if isinstance(found, Switch) else found.switch
+            self.meter.metrics.switched(switch.kind, "refused")
+            raise refusal(switch, now)
+        return found
 
     def _targets(self, call: Call) -> Routed:
         """Asked again for each model that a budget would rather use: that one may be off too."""
@@ -144,3 +151,11 @@ class Gateway:
         if call.backend is not None:
             return named(call, self.backends, self.pools, off)
         return choose(call, self.routes, off)
+
+
+def _told(reply: Reply, story: Story) -> None:
+    """How it ended for a caller whose answer was there already."""
+    if reply.reason is not None:
+        story.fail(reply.reason)
+    elif reply.whole:
+        story.complete()
