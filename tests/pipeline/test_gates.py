@@ -9,6 +9,7 @@ from headgate.app.build import build
 from headgate.app.config import Config, Environment
 from headgate.app.home import Home
 from headgate.app.reload import Reloader
+from headgate.backends.catalog import BackendSettings
 from headgate.core.clock import SystemClock
 from headgate.core.events import Text
 from headgate.core.target import Route, RouteTable, Target
@@ -61,7 +62,8 @@ def test_calls_that_wait_for_one_backend_do_not_keep_out_those_of_another(tmp_pa
 
 def test_what_needs_a_restart_changes_no_gate_before_it(tmp_path: Path) -> None:
     async def main() -> None:
-        config, clock, lines = Config(), SystemClock(), list[str]()
+        another = BackendSettings(name="another", kind="scripted")
+        config, clock, lines = Config(backends=(another,)), SystemClock(), list[str]()
         log = Log(clock, "info", lines.append)
         engine = structs.replace(config.engine, settings=structs.replace(config.engine.settings, max_sequences=3))
         changed = structs.replace(config, engine=engine, capacity=AdaptiveSettings(initial=9))

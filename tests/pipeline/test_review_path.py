@@ -13,6 +13,7 @@ from headgate.core.events import Event, Finish, Text
 from headgate.core.ports import Progress
 from headgate.core.rules import Rules
 from headgate.core.target import Route, RouteTable, Target
+from headgate.core.tasks import Tasks
 from headgate.core.usage import Usage
 from headgate.pipeline.gate import GateSettings
 from headgate.pipeline.retry_budget import RetrySettings
@@ -208,5 +209,54 @@ def test_models_that_callers_make_up_do_not_drive_out_what_is_known_of_others(tm
         for number in range(5_000):
             upstreams.hedges(f"made-up-{number}")
             assert upstreams.hedges("m") is known
+
+    asyncio.run(main())
+
+
+def test_a_stream_that_went_on_at_a_fallback_is_told_as_one(tmp_path: Path) -> None:
+    async def main() -> None:
+        spine = Spine(tmp_path, [Telling("a", says(*WHOLE[:1], Truncated("cut"))), Telling("b", says(*WHOLE))])
+        spine.path.upstreams.retries.use(RetrySettings(attempts=1))
+        assert text_of(await spine.whole()) == "one two three"
+        (line,) = spine.done()
+        assert (line["outcome"], line["served_level"]) == ("ok", "fallback")
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
+def test_where_too_many_race_already_a_call_goes_alone(tmp_path: Path) -> None:
+    async def main() -> None:
+        spine = Spine(tmp_path, [Telling("a", says(*WHOLE)), Telling("b", says(*WHOLE))]).rule(HEDGED, shared=True)
+        upstreams = spine.path.upstreams
+        upstreams.tasks = Tasks(limit=2)
+        races = [upstreams.tasks.spawn(asyncio.sleep(60)) for _ in range(2)]
+        assert text_of(await spine.whole()) == "one two three"
+        races.pop().cancel()
+        await asyncio.sleep(0)
+        warm(spine, 0.0)
+        for backend in spine.backends.values():
+            assert isinstance(backend, Telling)
+            backend._tell = after(0.05, *WHOLE)
+        assert text_of(await spine.whole()) == "one two three"
+        await upstreams.aclose()
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
+def test_gates_of_backends_that_are_gone_are_forgotten_once_they_are_empty(tmp_path: Path) -> None:
+    async def main() -> None:
+        spine = Spine(tmp_path, [Telling("a", says(*WHOLE)), Telling("b", hangs(Text("x")))])
+        await spine.whole()
+        spine.gateway.routes = RouteTable(1, {"m": Route("m", (Target("b", "m"),))})
+        inside = await spine.handle()
+        gates = spine.path.gates
+        spine.path.publish(spine.gateway.routes, {}, {})
+        assert set(gates.limits()) == {"b"}, "somebody is inside"
+        await inside.aclose()
+        spine.path.publish(spine.gateway.routes, {}, {})
+        assert not gates.limits()
+        spine.at_rest()
 
     asyncio.run(main())

@@ -61,6 +61,7 @@ class Pathway:
     def publish(self, table: RouteTable, backends: Mapping[str, Backend], pools: Mapping[str, Sequence[str]]) -> None:
         """New routes and backends, from now on: the backends by replica, and the replicas of each."""
         self.upstreams.use(backends, {at: pool for pool, replicas in pools.items() for at in replicas})
+        self.gates.keep(backends.keys())
         exact = {name: _resolved(route) for name, route in table.exact.items()}
         self.gateway.routes, self.gateway.pools = structs.replace(table, exact=exact), pools
         self.gateway.backends = backends

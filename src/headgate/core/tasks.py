@@ -19,8 +19,12 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._running)
 
+    @property
+    def full(self) -> bool:
+        return len(self._running) >= self._limit
+
     def spawn(self, work: Coroutine[Any, Any, Any], name: str | None = None) -> asyncio.Task[Any]:
-        if len(self._running) >= self._limit:
+        if self.full:
             work.close()
             raise RuntimeError(f"more than {self._limit} background tasks")
         task = asyncio.create_task(work, name=name)

@@ -1,6 +1,6 @@
 """The gates of all backends: each made when its backend is first called, by its own settings."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from headgate.core.clock import Clock
 from headgate.pipeline.capacity import Adaptive, AdaptiveSettings, Capacity, Fixed
@@ -34,6 +34,12 @@ class Gates:
         if gate is None:
             gate = self._gates[backend] = Gate(backend, self._capacity(backend), self._settings, self._clock)
         return gate
+
+    def keep(self, backends: Collection[str]) -> None:
+        """Forgets all others that are empty."""
+        for name, gate in list(self._gates.items()):
+            if name not in backends and not gate.active and not gate.waiting:
+                del self._gates[name]
 
     def limits(self) -> dict[str, float]:
         return {name: float(gate.limit) for name, gate in self._gates.items()}

@@ -71,7 +71,7 @@ class Trip:
                 latest = error
                 if not story.attempts or not (unsent(error) and blame(error) == "ours"):
                     failure = error  # what an attempt failed with says more than why the next was not made
-                if story.attempts and story.attempts[-1].won:
+                if any(attempt.won for attempt in story.attempts):
                     raise  # the answer is there and its receipt could not be kept: another attempt would cost twice
             else:
                 self._serve(trial, stream)
@@ -88,7 +88,7 @@ class Trip:
     async def _start(self, step: Step, hold: Hold) -> Begun:
         self._step = step
         rule = self._rules.hedge
-        if rule is None or self._story.attempts or not self._course.has_other:
+        if rule is None or self._story.attempts or not self._course.has_other or self._shared.tasks.full:
             return await self._try(step, hold, self._call)
         return await self._race(step, hold, rule)
 
@@ -178,7 +178,12 @@ class Trip:
     async def _hedge(self, rule: Hedge) -> tuple[Step, Hold] | None:
         step = self._course.hedge() if self._shared.hedges(self._call.model).take(rule) else None
         hold = await self._hold(step) if step is not None else None
-        return (step, hold) if step is not None and hold is not None else None
+        if step is None or hold is None:
+            return None
+        if self._shared.tasks.full:
+            hold.settle()
+            return None
+        return step, hold
 
     async def _end_others(self, racing: dict[asyncio.Task[Begun], Step], winner: Trial) -> None:
         """The losers' connections are closed at once; what they cost is metered."""
@@ -257,6 +262,9 @@ class Trip:
     def _mended(self, error: HeadgateError | None) -> None:
         """How a rescue ended: what the attempts themselves say is not what the caller saw."""
         if error is None:
+            routed = self._lease.routed
+            if self._step.target not in routed.targets[: routed.primary]:
+                self._story.level = "fallback"
             self._story.complete()
         else:
             self._trials[-1].lost("replay_diverged")
