@@ -14,6 +14,14 @@ CLOSING_SECONDS = 10.0
 """How long all leases together may take to come back; after that each that still waits is cut short."""
 
 
+_PRINTABLE = bytes(byte if 32 <= byte < 127 else 63 for byte in range(256))
+
+
+def printable(text: str) -> bytes:
+    """Fit to stand in a header: one line of ASCII, not too long."""
+    return text[:1_000].encode("ascii", "replace").translate(_PRINTABLE)
+
+
 class Reply:
     """A head, then either `body` (whole JSON bytes) or `stream`; the only closable thing on the request path.
 

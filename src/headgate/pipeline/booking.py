@@ -11,7 +11,7 @@ from headgate.core.errors import HeadgateError, NotFound, OverBudget, Overloaded
 from headgate.core.limiter import Cost, Limiter, Plan, Verdict
 from headgate.core.policy import Policy
 from headgate.core.principal import Principal
-from headgate.core.reply import Header
+from headgate.core.reply import Header, printable
 from headgate.core.target import Routed, Target
 from headgate.pipeline.alerts import Alerts
 from headgate.pipeline.auth import may_use
@@ -80,8 +80,8 @@ class Booking:
             got = await self._try(principal, wish, find, place_s)
             if isinstance(got, Booked):
                 if got.call.model != call.model:
-                    got.headers.append((b"x-headgate-downgraded-from", _printable(call.model)))
-                    got.headers.append((b"x-headgate-model", _printable(got.call.model)))
+                    got.headers.append((b"x-headgate-downgraded-from", printable(call.model)))
+                    got.headers.append((b"x-headgate-model", printable(got.call.model)))
                 return got
             wish = got
         raise OverBudget("Every cheaper model leads to another; mend 'downgrade_to' in the budgets.")
@@ -217,10 +217,3 @@ def with_model(call: Call, model: str) -> Call:
 def _refuse_stopped(principal: Principal) -> None:
     if principal.blocked is not None:
         raise OverBudget(principal.blocked, code="spend_stopped")
-
-
-def _printable(text: str) -> bytes:
-    return text[:200].encode("ascii", "replace").translate(_SAFE)
-
-
-_SAFE = bytes(byte if 32 <= byte < 127 else 63 for byte in range(256))

@@ -7,7 +7,7 @@ from headgate.core.clock import Clock
 from headgate.core.errors import Bug, HeadgateError
 from headgate.core.ports import Backend
 from headgate.core.principal import Principal
-from headgate.core.reply import Reply
+from headgate.core.reply import Reply, printable
 from headgate.core.switches import Diversion, Switch, Switches, refusal
 from headgate.core.target import Routed, RouteTable
 from headgate.pipeline.admission import Admission, Lease
@@ -17,7 +17,6 @@ from headgate.pipeline.degraded import Degraded
 from headgate.pipeline.flights.stage import Flights
 from headgate.pipeline.meter import Meter, Story
 from headgate.pipeline.route import choose, named
-from headgate.pipeline.trip import printable
 
 TOLD_S = 0.001
 """A shorter wait is not worth a header."""

@@ -16,7 +16,7 @@ from headgate.core.errors import Bug, HeadgateError, Overloaded
 from headgate.core.events import Stream
 from headgate.core.faults import blame, classify, unsent
 from headgate.core.ports import Backend, Continues
-from headgate.core.reply import Reply
+from headgate.core.reply import Reply, printable
 from headgate.core.rules import Hedge, Way
 from headgate.core.target import Target
 from headgate.core.tasks import finish
@@ -336,11 +336,3 @@ def _costs(story: Story) -> tuple[int, int]:
     """What a call's attempts cost, and what of that was for those that lost a race."""
     costs = [(attempt.cost_nanos or 0, attempt.deserted) for attempt in story.attempts]
     return sum(nanos for nanos, _ in costs), sum(nanos for nanos, deserted in costs if deserted)
-
-
-def printable(text: str) -> bytes:
-    """Fit to stand in a header."""
-    return text[:1_000].encode("ascii", "replace").translate(_SAFE)
-
-
-_SAFE = bytes(byte if 32 <= byte < 127 else 63 for byte in range(256))
