@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import signal
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -230,6 +231,24 @@ def test_a_redis_that_comes_back_gets_what_it_missed(tmp_path: Path, upstream: s
             assert took(two, get(part.headers["x-headgate-stream"])).body == part.body
     finally:
         redis.stop()
+
+
+def test_a_process_that_stood_still_for_longer_than_its_lease_loses_no_stream(tmp_path: Path, upstream: str) -> None:
+    with pair(tmp_path, upstream, servers.redis_url()) as (one, two):
+        body = streamed("stood still", "ok:tokens=120,ms=25")
+        part = took(one, post(body), cut=800)
+        one.process.send_signal(signal.SIGSTOP)
+        time.sleep(1.5)
+
+        async def follow_while_it_stands_still() -> Part:
+            following = asyncio.ensure_future(take(two.port, post(body, id_of(part.frames[-1]))))
+            await asyncio.sleep(0.5)
+            one.process.send_signal(signal.SIGCONT)
+            return await following
+
+        rest = asyncio.run(follow_while_it_stands_still())
+        assert rest.frames[-1].endswith(DONE), rest.frames[-1]
+        assert len(part.frames) + len(rest.frames) == 123
 
 
 def test_a_server_started_anew_has_the_streams_that_redis_keeps(tmp_path: Path, upstream: str) -> None:

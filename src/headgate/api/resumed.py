@@ -163,30 +163,40 @@ async def _send(exchange: Exchange, call: Call, key: str, after: int, page: Page
     heart = Heartbeat(sink, exchange.settings.heartbeat_s)
     try:
         while not page.end:
+            if page.frames:
+                await sink.write(b"".join(page.frames))
+                heart.wrote()
+                after += len(page.frames)
+            page = await _next(exchange, call, key, after)
             if page.lost:
                 raise Truncated(
                     "The server that made this answer is gone, and the rest of it with it. Send the call anew, "
                     "without Last-Event-ID.",
                     code="stream_lost",
                 )
-            if page.frames:
-                await sink.write(b"".join(page.frames))
-                heart.wrote()
-                after += len(page.frames)
-            page = await _next(exchange, call, key, after)
     finally:
         heart.stop()
     return b"".join(page.frames)
 
 
 async def _next(exchange: Exchange, call: Call, key: str, after: int) -> Page:
-    """What comes next. A store that is away for less than a lease is waited for."""
+    """What comes next. A store that is away for less than a lease is waited for.
+
+    So is a writer whose lease has lapsed: it may only have been cut off from the store, and takes it again.
+    """
     streams = exchange.services.streams
-    until = streams.clock.monotonic() + streams.settings.lease_s
+    clock, lease_s = streams.clock, streams.settings.lease_s
+    away_since = lost_since = None
     while True:
         try:
-            async with call.deadline.within(streams.clock):
-                return await streams.store.read(key, after, WAIT_S)
+            async with call.deadline.within(clock):
+                page = await streams.store.read(key, after, WAIT_S)
+                if not page.lost:
+                    return page
+                lost_since = lost_since or clock.monotonic()
+                if clock.monotonic() - lost_since > lease_s:
+                    return page
+                await clock.sleep(PAUSE_S)
         except TimeoutError as error:
             raise UpstreamTimeout(
                 "This call's deadline passed before the answer ended. Resume it again, with more time "
@@ -200,9 +210,10 @@ async def _next(exchange: Exchange, call: Call, key: str, after: int) -> Page:
                 code="stream_lost",
             ) from None
         except Overloaded:
-            if streams.clock.monotonic() > until:
+            away_since = away_since or clock.monotonic()
+            if clock.monotonic() - away_since > lease_s:
                 raise
-            await streams.clock.sleep(PAUSE_S)
+            await clock.sleep(PAUSE_S)
 
 
 def _not_found(streams: Streams, event: EventId) -> NotFound:

@@ -22,7 +22,7 @@ from headgate.core.clock import Clock
 from headgate.core.errors import Overloaded
 from headgate.core.streams import READ_FRAMES, Gone, Page, StreamSettings
 from headgate.storage.errors import StorageError
-from headgate.storage.streams.rest import Rest
+from headgate.storage.streams.rest import REST_S_MAX, Rest
 
 TIMEOUT_S = 1.0
 """For a whole method: a place in the pool, connecting, the round trip. Waiting for frames comes on top."""
@@ -32,6 +32,8 @@ WAITING = 64
 POLL_S = 0.1
 BEATS = 500
 """Leases extended in one round trip."""
+AGAIN_S = 0.25
+"""How soon leases are extended that could not be."""
 PREFIX = "headgate:"
 _FRAME, _END = b"f", b"e"
 
@@ -69,7 +71,7 @@ class RedisStreams:
         """Longer than the lease: readers shall learn that the writer is gone."""
         self._open: dict[str, _Open] = {}
         self._places = WAITING
-        self._rest = Rest()
+        self._rest = Rest(min(REST_S_MAX, settings.lease_s / 2))  # leases must be taken again before readers give up
 
     @classmethod
     def at(
@@ -113,7 +115,7 @@ class RedisStreams:
         stream = self._open.get(key)
         if stream is None:
             return
-        async with self._pipeline() as pipe:
+        async with self._pipeline(True) as pipe:  # at once: without its end of life an entry would stay for ever
             for number, frame in enumerate(frames, first):
                 self._add(pipe, key, number, _FRAME, frame)
             cut = self._count(stream, first, frames)
@@ -183,8 +185,10 @@ class RedisStreams:
 
     async def run(self) -> None:
         """Extends the leases of all streams in progress, many in one round trip."""
+        pause = often = self._settings.lease_s / 3
         while True:
-            await self._clock.sleep(self._settings.lease_s / 3)
+            await self._clock.sleep(pause)
+            pause = often
             keys = iter(list(self._open))
             while some := list(islice(keys, BEATS)):
                 try:
@@ -194,7 +198,8 @@ class RedisStreams:
                                 self._refresh(pipe, key)
                         await self._send(pipe)
                 except Overloaded:
-                    break  # leases lapse, and are taken again when Redis is back
+                    pause = min(often, AGAIN_S)  # leases lapse, and are taken again when Redis is back
+                    break
 
     async def aclose(self) -> None:
         await self._client.aclose()

@@ -10,7 +10,8 @@ REST_S, REST_S_MAX = 0.5, 5.0
 class Rest:
     """Closed until the store fails again and again; then one call at a time tries it, ever more rarely."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest_s: float = REST_S_MAX) -> None:
+        self._longest_s = longest_s
         self._row = 0
         self._until = 0.0
 
@@ -32,4 +33,4 @@ class Rest:
 
     @property
     def _pause(self) -> float:
-        return min(REST_S * 2.0 ** min(self._row - FAILURES, 10), REST_S_MAX)
+        return min(REST_S * 2.0 ** min(self._row - FAILURES, 10), self._longest_s)
