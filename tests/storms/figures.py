@@ -1,6 +1,7 @@
 """What a run showed, as one line of JSON with its commit and date."""
 
 import json
+import os
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -53,4 +54,10 @@ def line(scenario: str, figures: Figures) -> str:
         ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=False
     ).stdout.strip()
     date = datetime.now(UTC).date().isoformat()
-    return json.dumps({"scenario": scenario, "commit": commit or "unknown", "date": date, **figures})
+    about = {
+        "scenario": scenario,
+        "commit": commit or "unknown",
+        "date": date,
+        "load_average": round(os.getloadavg()[0], 1),
+    }
+    return json.dumps({**about, **figures})

@@ -15,6 +15,8 @@ FAILING = (
     "error_event=0", "error_event=5", "bad_json=0", "bad_json=4", "wrong_type", "html", "null=3", "empty_choices",
     "huge_headers", "huge_headers=count", "gzip_bomb=64", "huge_event=16",
 )  # fmt: skip
+RESTING = frozenset({"401", "403", "429,retry_after=long"})
+"""After one of these a replica is left alone for so long that nothing else is seen of it."""
 ODD = ("crlf", "after_done", "two_done", "usage_missing", "usage_absurd", "slow_drip=1", "framing=close")
 """Rare, and no failures: the answer is whole."""
 

@@ -38,13 +38,14 @@ ZERO = {
     "headgate_bugs_total",
 }
 """Gauges of work in progress, and two counts of what must never happen."""
-NEVER_ARRIVED = {
+UNSEEN = {
     "upstream_unreachable",
     "upstream_connect_timeout",
     "upstream_pool_full",
     "upstream_pool_wait",
+    "upstream_disconnected",
 }
-"""Attempts that ended so may not have been seen by any upstream."""
+"""Attempts that ended so may not have been seen by any upstream: it took no connection, or closed it unread."""
 CLOSES_UNANSWERED = ("reset_reuse", "refuse", "reset", "no_head")
 FIRST_TOKEN_S = 2.0
 """The routes' first-token timeout, and that between tokens. The whole may take three times as long: a server that sends
@@ -112,6 +113,12 @@ class Stand:
                 found[sample.name] += sample.value  # type: ignore[assignment]
         return dict(found)
 
+    def limits(self) -> dict[str, float]:
+        """The calls that each replica is given at once."""
+        families = text_string_to_metric_families(self.live.get("/metrics")[1].decode())
+        found = [family for family in families if family.name == "headgate_backend_concurrency_limit"]
+        return {sample.labels["backend"]: sample.value for family in found for sample in family.samples}
+
     def requests(self) -> int:
         """That the upstreams have seen."""
         return sum(int(up.stats()["requests"]) for up in self.ups)
@@ -161,7 +168,7 @@ class Stand:
 
         until(read, 15.0, lambda: (len(rows), self.gauges().get("headgate_upstream_attempts_total")))
         written = Counter(row.marker for row in rows)
-        unseen = Counter(row.marker for row in rows if row.code in NEVER_ARRIVED)
+        unseen = Counter(row.marker for row in rows if row.code in UNSEEN)
         resent = seen - written
         closed = sum(up.stats()["faults"].get(kind, 0) for up in self.ups for kind in CLOSES_UNANSWERED)
         assert resent.total() <= closed, f"attempts without an entry: {resent.most_common(5)}"
@@ -243,7 +250,7 @@ def standing(
 
 
 def _config(pool: Sequence[Chaos], spare: Chaos, idle_s: float, first_token_s: float) -> dict[str, Any]:
-    """Three routes to the pool: `plain`, `backed` by the spare one, and `hedged`."""
+    """Routes to the pool: `plain`, `backed` by the spare one, by `turns`, and `hedged` by turns."""
     idle = {"pool": {"idle_s": idle_s}}
     timeouts = {
         "connect_s": 1.0,
@@ -251,6 +258,7 @@ def _config(pool: Sequence[Chaos], spare: Chaos, idle_s: float, first_token_s: f
         "between_tokens_s": first_token_s,
         "total_s": 3 * first_token_s,
     }
+    hedge = {"quantile": 0.95, "max_extra": MAX_EXTRA}
     to_pool = {"targets": [{"backend": "pool", "model": "chaos"}]}
     return {
         "discover": False,
@@ -266,6 +274,7 @@ def _config(pool: Sequence[Chaos], spare: Chaos, idle_s: float, first_token_s: f
         "routes": [
             {"model": "plain", **to_pool},
             {"model": "backed", **to_pool, "fallbacks": [{"backend": "spare", "model": "chaos"}]},
-            {"model": "hedged", **to_pool, "rules": {"hedge": {"quantile": 0.95, "max_extra": MAX_EXTRA}}},
+            {"model": "turns", **to_pool, "rules": {"balance": "round_robin"}},
+            {"model": "hedged", **to_pool, "rules": {"balance": "round_robin", "hedge": hedge}},
         ],
     }
