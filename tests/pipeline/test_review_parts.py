@@ -7,7 +7,7 @@ import pytest
 
 from headgate.backends.outliers import OutlierSettings
 from headgate.backends.replicas import Replicas
-from headgate.core.errors import BadCall, Overloaded, Upstream
+from headgate.core.errors import BadCall, Overloaded, Upstream, UpstreamTimeout
 from headgate.core.target import Target
 from headgate.pipeline.alarm import Alarm
 from headgate.pipeline.capacity import Fixed
@@ -108,3 +108,36 @@ def test_a_replica_that_is_gone_has_nothing_in_flight() -> None:
     replicas.use({"a": "a"})
     replicas.use({})
     assert replicas.pulse("a").in_flight == 0
+
+
+SPARE = tuple(Target("spare", "s", replica=f"spare-{number}") for number in range(1, 6))
+
+
+def test_a_fallback_with_replicas_is_asked_at_the_best_of_them() -> None:
+    way = course(OWN, fallbacks=(*SPARE, LONG))
+    way._order = lambda targets: targets[::-1]
+    assert told(walk(way, UpstreamTimeout("slow")))[:2] == ["own first", "spare-5 fallback"]
+
+
+def test_the_replicas_of_a_fallback_together_have_as_many_attempts_as_a_model_and_are_paid_for() -> None:
+    slow = UpstreamTimeout("slow")
+    assert told(walk(course(OWN, fallbacks=(*SPARE, LONG)), slow)) == [
+        "own first", "spare-1 fallback", "spare-2 fallback", "spare-3 fallback", "long fallback",
+    ]  # fmt: skip
+    assert told(walk(course(OWN, fallbacks=(*SPARE, LONG)), slow, allowed=False)) == [
+        "own first", "spare-1 fallback", "long fallback",
+    ]  # fmt: skip
+
+
+def test_replicas_of_a_fallback_that_have_no_room_cost_no_attempts() -> None:
+    full = Overloaded("full", code="queue_full")
+    assert len(walk(course(OWN, fallbacks=SPARE), full, allowed=False)) == 6
+
+
+def test_a_stream_goes_on_at_the_best_replica_of_a_fallback() -> None:
+    way = course(OWN, fallbacks=SPARE, attempts=1)
+    way._order = lambda targets: targets[::-1]
+    step = way.onwards(way.first(), "replay", lambda _: True)
+    assert step is not None
+    assert step.target.at == "spare-5"
+    assert way.onwards(step, "replay", lambda _: True) is None, "one attempt at each model was allowed"

@@ -3,7 +3,7 @@
 1. What the rules stop, and what no other target could mend, ends the call.
 2. Another target of the same route, at once.
 3. The same target again after a short Retry-After.
-4. The fallbacks, in order; or the chain that the route has for this class of error.
+4. The fallbacks, in order, each at the best of its replicas; or the chain that the route has for this class of error.
 5. The same target again after a jittered backoff, where there is nothing else.
 """
 
@@ -27,6 +27,8 @@ _OURS = frozenset({"queue_full", "queue_timeout", "backend_unavailable"})
 
 
 Order = Callable[[list[Target]], list[Target]]
+Allowed = Callable[[Target], bool]
+"""Pays for a retry at a target, where its backend's budget has one left."""
 
 
 class Step(Struct, frozen=True):
@@ -69,22 +71,22 @@ class Course:
         self._again = 0
         self._chained: ErrorClass | None = None
         """Whose chain it is on."""
+        self._fallen: dict[tuple[str, str], int] = {}
+        """Attempts at each fallback, all its replicas together."""
 
     def first(self) -> Step:
         """The target to begin with. Where all are better left alone, one of the route's own is tried all the same."""
-        step = self._pick(self._primary, "first", usable_only=True)
-        if step is None and (other := self._pick(self._fallbacks, "fallback", usable_only=True)) is not None:
-            words = [f"{target.at}: {self._why_not(target.at)}" for target in self._primary]
+        step = self._pick("first", usable_only=True)
+        if step is None and (other := self._fall_back(_free, usable_only=True)) is not None:
+            words = self._sift(self._primary)[1]
             return structs.replace(other, passed_over="; ".join(filter(None, [*words, other.passed_over])))
-        step = step or self._pick(self._primary, "first") or self._pick(self._fallbacks, "fallback")
+        step = step or self._pick("first") or self._fall_back(_free)
         if step is None:
             raise Bug("A call was dispatched without a target.")
         self._same_model += 1
         return step
 
-    def after(
-        self, step: Step, error: HeadgateError, remaining_s: float, allowed: Callable[[Target], bool]
-    ) -> Step | None:
+    def after(self, step: Step, error: HeadgateError, remaining_s: float, allowed: Allowed) -> Step | None:
         """What to try after `step` failed; None where nothing may or can help. `allowed` pays for a retry."""
         kind = classify(error)
         if error.code in _FINAL or remaining_s <= 0:
@@ -101,7 +103,7 @@ class Course:
         return (
             self._other(error, allowed)
             or self._soon(step, error, remaining_s, allowed)
-            or self._pick(self._fallbacks, "fallback")
+            or self._fall_back(allowed, free=error.code in _OURS)
             or self._later(step, error, remaining_s, allowed)
         )
 
@@ -109,7 +111,7 @@ class Course:
         self,
         step: Step,
         way: Way,
-        allowed: Callable[[Target], bool],
+        allowed: Allowed,
         fits: Callable[[Target], object] | None = None,
         *,
         silent: bool = False,
@@ -126,7 +128,7 @@ class Course:
         again = self._same_model < self._settings.attempts
         others = [target for target in self._primary if able(target)] if again else []
         if others:
-            target = self._order(others)[0] if len(others) > 1 else others[0]
+            target = self._best(others)
             if allowed(target):
                 self._same_model += 1
                 self._primary.remove(target)
@@ -134,10 +136,9 @@ class Course:
         may_again = again and not others and able(step.target)
         if may_again and not silent and allowed(step.target):
             return self._once_more(step, way)
-        for target in self._fallbacks:
-            if able(target):
-                self._fallbacks.remove(target)
-                return Step(target, way)
+        fallback = self._take([target for target in self._fallbacks if able(target)], allowed)
+        if fallback is not None:
+            return Step(fallback, way)
         return self._once_more(step, way) if may_again and silent and allowed(step.target) else None
 
     def _once_more(self, step: Step, way: Way) -> Step:
@@ -164,12 +165,12 @@ class Course:
 
     def hedge(self) -> Step | None:
         """Another target of the route, for an attempt beside the first."""
-        return self._pick(self._primary, "hedge", usable_only=True)
+        return self._pick("hedge", usable_only=True)
 
-    def _other(self, error: HeadgateError, allowed: Callable[[Target], bool]) -> Step | None:
+    def _other(self, error: HeadgateError, allowed: Allowed) -> Step | None:
         if not self._primary or (self._same_model >= self._settings.attempts and error.code not in _OURS):
             return None
-        step = self._pick(self._primary, "retry", usable_only=bool(self._fallbacks))
+        step = self._pick("retry", usable_only=bool(self._fallbacks))
         if step is None:
             return None
         if error.code in _OURS:
@@ -179,9 +180,7 @@ class Course:
         self._same_model += 1
         return step
 
-    def _soon(
-        self, step: Step, error: HeadgateError, remaining_s: float, allowed: Callable[[Target], bool]
-    ) -> Step | None:
+    def _soon(self, step: Step, error: HeadgateError, remaining_s: float, allowed: Allowed) -> Step | None:
         wait = error.retry_after
         if classify(error) != "overload" or wait is None or error.code in _OURS:
             return None
@@ -190,9 +189,7 @@ class Course:
             return None
         return self._same(step, wait + 0.1 * wait * self._rng.random(), remaining_s, allowed)
 
-    def _later(
-        self, step: Step, error: HeadgateError, remaining_s: float, allowed: Callable[[Target], bool]
-    ) -> Step | None:
+    def _later(self, step: Step, error: HeadgateError, remaining_s: float, allowed: Allowed) -> Step | None:
         kind = classify(error)
         if kind not in {"upstream", "overload"} or error.code in _OURS or error.retry_after is not None:
             return None  # a target that was silent once is not given a second wait
@@ -204,7 +201,7 @@ class Course:
             wait = max(wait, rest)
         return self._same(step, wait, remaining_s, allowed)
 
-    def _same(self, step: Step, wait_s: float, remaining_s: float, allowed: Callable[[Target], bool]) -> Step | None:
+    def _same(self, step: Step, wait_s: float, remaining_s: float, allowed: Allowed) -> Step | None:
         if self._same_model >= self._settings.attempts or wait_s >= remaining_s or step.reason == "fallback":
             return None
         if not allowed(step.target):
@@ -213,30 +210,65 @@ class Course:
         self._again += 1
         return Step(step.target, "retry", wait_s)
 
-    def _pick(self, pending: list[Target], reason: Reason, *, usable_only: bool = False) -> Step | None:
-        """Takes the best out of `pending`: those that are better left alone come last, or not at all."""
-        if not pending:
+    def _pick(self, reason: Reason, *, usable_only: bool = False) -> Step | None:
+        """Takes the best of the route's own targets: those that are better left alone come last, or not at all."""
+        usable, words = self._sift(self._primary)
+        if usable:
+            best = self._best(usable)
+        elif not self._primary or usable_only:
             return None
-        words, usable = [], []
-        for target in pending:
+        else:
+            name = self._replicas.least_bad([target.at for target in self._primary])
+            best = next(target for target in self._primary if target.at == name)
+        self._primary.remove(best)
+        return Step(best, reason, 0.0, not usable, "; ".join(words) if usable and words else None)
+
+    def _fall_back(self, allowed: Allowed, *, free: bool = False, usable_only: bool = False) -> Step | None:
+        """The next fallback, in order; one that is better left alone only where all are. `free` as in `_take`."""
+        usable, words = self._sift(self._fallbacks)
+        if not usable and usable_only:
+            return None
+        target = self._take(usable or self._fallbacks[:1], allowed, free=free)
+        if target is None:
+            return None
+        return Step(target, "fallback", 0.0, not usable, "; ".join(words) if usable and words else None)
+
+    def _take(self, able: list[Target], allowed: Allowed, *, free: bool = False) -> Target | None:
+        """Takes the best of the replicas of the first fallback among these.
+
+        A further replica of one that failed is a retry there: so many, and paid for, unless it is `free`.
+        """
+        while able:
+            name = _name(able[0])
+            same, able = [one for one in able if _name(one) == name], [one for one in able if _name(one) != name]
+            best, tried = self._best(same), self._fallen.get(name, 0)
+            if not tried or free or (tried < self._settings.attempts and allowed(best)):
+                self._fallen[name] = tried + 1
+                self._fallbacks.remove(best)
+                return best
+        return None
+
+    def _sift(self, targets: list[Target]) -> tuple[list[Target], list[str]]:
+        """Those that are usable, and why those before the first of them are not."""
+        usable: list[Target] = []
+        words: list[str] = []
+        for target in targets:
             why = self._why_not(target.at)
             if why is None:
                 usable.append(target)
-                if pending is not self._primary:
-                    break  # fallbacks have an order of their own
-            else:
+            elif not usable or targets is self._primary:
                 words.append(f"{target.at}: {why}")
-        if not usable and usable_only:
-            return None
-        if not usable:
-            best = self._least_bad(pending)
-        else:
-            best = self._order(usable)[0] if len(usable) > 1 else usable[0]
-        pending.remove(best)
-        return Step(best, reason, 0.0, not usable, "; ".join(words) if usable and words else None)
+        return usable, words
 
-    def _least_bad(self, pending: list[Target]) -> Target:
-        if len(pending) == 1 or pending is not self._primary:
-            return pending[0]
-        name = self._replicas.least_bad([target.at for target in pending])
-        return next(target for target in pending if target.at == name)
+    def _best(self, targets: list[Target]) -> Target:
+        return self._order(targets)[0] if len(targets) > 1 else targets[0]
+
+
+def _free(_: Target) -> bool:
+    """The first attempt of a call is no retry."""
+    return True
+
+
+def _name(target: Target) -> tuple[str, str]:
+    """What the replicas of one fallback have in common."""
+    return target.backend, target.model

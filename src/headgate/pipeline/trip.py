@@ -288,7 +288,7 @@ class Trip:
                 self._lease.ticket.tenant,
                 likely,
                 max(0, booked.work - likely),
-                blocks=self._lease.routed.primary > 1 and self._rules.balance in BY_PREFIX,
+                blocks=len(self._lease.routed.targets) > 1 and self._rules.balance in BY_PREFIX,
             )
         return self._demand
 
