@@ -13,13 +13,19 @@ MOST = 1 << 25
 
 
 async def speak(
-    port: int, key: str, body: Any, *, path: str = "/v1/chat/completions", most: int = MOST, **headers: str
+    port: int,
+    key: str,
+    body: Any,
+    headers: dict[str, str] | None = None,
+    *,
+    path: str = "/v1/chat/completions",
+    most: int = MOST,
 ) -> Heard:
     """One call on a connection of its own, read to its end, or to `most` bytes (`end` is then `open`)."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
-    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    given = {"authorization": f"Bearer {key}", "content-type": "application/json"} | (headers or {})
     try:
-        writer.write(post(body, path, {"authorization": f"Bearer {key}", "content-type": "application/json"} | given))
+        writer.write(post(body, path, given))
         await writer.drain()
         data, end = bytearray(), "open"
         try:
@@ -97,6 +103,8 @@ class Told:
     """Id, time and model, as the frames say them."""
     ids: list[str] = field(default_factory=list)
     """The frames' `id:` lines."""
+    frames: list[bytes] = field(default_factory=list)
+    """The frames as they came."""
 
     @property
     def call_id(self) -> str:
@@ -145,6 +153,7 @@ def told(heard: Heard) -> Told:
             if name == b"id":
                 found.ids.append(value.decode())
             elif name == b"data":
+                found.frames.append(event)
                 found.behind += found.done or found.error is not None
                 if value == b"[DONE]":
                     found.done = True

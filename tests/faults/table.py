@@ -5,7 +5,6 @@ python -m tests.faults.table          # writes docs/reference/faults.md anew
 
 import asyncio
 import itertools
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from tests.faults.caller import Told, speak, told
 from tests.faults.checks import Measured
 from tests.faults.house import CASES, SITUATIONS, Case, House, house
 from tests.faults.rows import FORMS, GROUPS, Form, Row
-from tests.live import until
+from tests.faults.stories import story_of
 from tests.upstream.chaos import ROOT
 
 PAGE = ROOT / "docs" / "reference" / "faults.md"
@@ -57,9 +56,8 @@ def measure(standing: House, cases: Sequence[Case]) -> list[Measured]:
             if case.stream:
                 body["stream_options"] = {"include_usage": True}
             start = time.monotonic()
-            heard = await speak(
-                standing.live.port, standing.key, body, x_headgate_timeout_s=f"{case.row.deadline_s:.0f}"
-            )
+            headers = {"x-headgate-timeout-s": f"{case.row.deadline_s:.0f}"}
+            heard = await speak(standing.live.port, standing.key, body, headers)
             seconds = time.monotonic() - start
             return case, told(heard), seconds
 
@@ -75,7 +73,7 @@ def measure(standing: House, cases: Sequence[Case]) -> list[Measured]:
     standing.live.settle()
     reached = standing.reached()
     return [
-        Measured(case, said, story(standing, said.call_id), seconds, reached.get(case.marker, 0))
+        Measured(case, said, story_of(standing.live, said.call_id), seconds, reached.get(case.marker, 0))
         for case, said, seconds in found
     ]
 
@@ -91,19 +89,6 @@ async def back(standing: House) -> None:
             writer.close()
             return
     raise AssertionError("it takes no connection any more")
-
-
-def story(standing: House, call_id: str) -> dict[str, object]:
-    """What the ledger says of the call, once it has it."""
-    found: dict[str, object] = {}
-
-    def there() -> bool:
-        status, body = standing.live.get(f"/v1/organization/calls/{call_id}", standing.live.key)
-        found.update(json.loads(body) if status == 200 else {})
-        return status == 200
-
-    until(there)
-    return found
 
 
 def seen(one: Measured) -> str:
