@@ -11,8 +11,8 @@ from headgate.api.wire import heads
 from headgate.api.wire.calls import read_head
 from headgate.api.wire.heads import EventId
 from headgate.core.call import Call
-from headgate.core.errors import Conflict, HeadgateError, NotFound, Overloaded, Truncated, UpstreamTimeout
-from headgate.core.reply import Header
+from headgate.core.errors import Conflict, HeadgateError, NotFound, Overloaded, Refused, Truncated, UpstreamTimeout
+from headgate.core.reply import Header, Reply
 from headgate.core.request import PassthroughRequest
 from headgate.core.streams import Gone, Page, stream_key
 
@@ -23,6 +23,8 @@ WAIT_S = 2.0
 LOOKS_S = (0.0, 0.1, 0.3)
 """When a stream that is not there is looked for: its first frame may reach its caller before the store."""
 PAUSE_S = 0.2
+_RESULTS = {"stream_not_found": "not_found", "streams_unavailable": "unavailable", "stream_lost": "lost"}
+"""What the metrics call the ends that have a name of their own, by code."""
 
 
 async def answer_resumable(exchange: Exchange, call: Call, produce: Produce) -> bool:
@@ -88,51 +90,64 @@ async def resume(exchange: Exchange, call: Call | None, event: EventId) -> None:
     streams = exchange.services.streams
     key = stream_key(exchange.principal("inference").tenant, event.stream)
     try:
-        about = await _find(streams, key, event)
-        page = await streams.store.read(key, event.number, 0.0)
-    except Gone:
-        streams.count_resumed("not_found")
-        raise _not_found(streams, event) from None
-    except Overloaded:
-        streams.count_resumed("unavailable")
+        call, about = await _known(exchange, call, key, event)
+        exchange.called = True
+        # Admitted before it reads: whoever is refused must not count as following, which keeps the answer going.
+        reply = await exchange.services.gateway.replay(call)
+        last = await _answer(exchange, call, about, key, event, reply)
+    except HeadgateError as error:
+        streams.count_resumed(_RESULTS.get(str(error.code), "refused" if isinstance(error, Refused) else "cut"))
         raise
+    streams.count_resumed("resumed")
+    await exchange.sink.end(last)
+
+
+async def _known(exchange: Exchange, call: Call | None, key: str, event: EventId) -> tuple[Call, About]:
+    """The call that resumes, and what it resumes. Raises `NotFound`, `Conflict` or `Overloaded`."""
+    about = await _find(exchange.services.streams, key)
+    if about is None:
+        raise _not_found(exchange.services.streams, event)
     if call is None:
-        call = _call(exchange, about)
-    elif about.request != fingerprint(call):
-        streams.count_resumed("refused")
+        return _call(exchange, about), about
+    if about.request != fingerprint(call):
         raise Conflict(
             f"Last-Event-ID names the stream of another request. Send the body of {event.stream} again, "
             f"or GET /v1/streams/{event.stream}, or leave Last-Event-ID out.",
             code="stream_of_another_request",
         )
-    exchange.called = True
-    reply = await exchange.services.gateway.replay(call)
+    return call, about
+
+
+async def _answer(exchange: Exchange, call: Call, about: About, key: str, event: EventId, reply: Reply) -> bytes:
+    """Everything but the last frames, which are given back once the reply is closed."""
+    streams = exchange.services.streams
     reason: HeadgateError | None = None
     try:
+        try:
+            page = await streams.store.read(key, event.number, 0.0)
+        except Gone:
+            raise _not_found(streams, event) from None
         headers = (*reply.headers, *about.headers_bytes(), (NAME, event.stream.encode()), RESUMED)
         exchange.sink.start(200, exchange.headers(*STREAM, *headers))
         exchange.streaming = True
         last = await _send(exchange, call, key, event.number, page)
         reply.whole = True
-        streams.count_resumed("resumed")
+        return last
     except HeadgateError as error:
-        streams.count_resumed("lost" if error.code == "stream_lost" else "cut")
         reason = error
         raise
     finally:
         await reply.aclose(reason)
-    await exchange.sink.end(last)
 
 
-async def _find(streams: Streams, key: str, event: EventId) -> About:
-    """Raises `Gone`."""
+async def _find(streams: Streams, key: str) -> About | None:
     for pause in LOOKS_S:
         if pause:
             await streams.clock.sleep(pause)
         found = await streams.store.find(key)
         if found is not None:
             return msgspec.json.decode(found, type=About)
-    raise Gone
+    return None
 
 
 def _call(exchange: Exchange, about: About) -> Call:

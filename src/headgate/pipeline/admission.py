@@ -108,7 +108,7 @@ class Admission:
         )
 
     async def visit(self, principal: Principal, call: Call) -> Lease:
-        """For an answer that is kept already: a request and a place, no tokens, no money, no upstream."""
+        """For an answer that is there already: a request, no place, no tokens, no money, no upstream."""
         booked = await self.booking.visit(principal, call)
         lease = Lease(principal, booked, None)
         lease.started = self._clock.monotonic()

@@ -123,9 +123,13 @@ class Booking:
         return Booked(call, wish.routed, terms, cost, headers, verdict.delay_s, work)
 
     async def visit(self, principal: Principal, call: Call) -> Booked:
-        """For an answer that is kept already: it counts as a request, takes a place, and costs nothing."""
+        """For an answer that is kept already, or in progress: it counts as a request, and costs nothing.
+
+        It takes no place: the call that is answered may still have it, and its caller has come back for the answer.
+        """
         _refuse_stopped(principal)
         terms = self._plans.find(principal, call, self._clock.now())
+        terms = structs.replace(terms, rest=structs.replace(terms.rest, places=()))
         verdict = await self._reserve(call.id, call, terms, terms.rest, NOTHING)
         headers = limit_headers(terms, verdict)
         if not verdict.allowed:
