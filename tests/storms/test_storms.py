@@ -1,8 +1,8 @@
 """The storms at their full size (`python -m tests.storms` gives the same figures as JSON).
 
-What is counted must hold exactly. Times are what the issue promises, with room for a machine that has other work: where the
-promise is 2 s for leaving the rotation, 3 s are allowed here; where latency must be back at its baseline, twice that and
-0.1 s. What a quiet machine shows stands in docs/performance.md.
+What is counted must hold exactly. Times are what the issue promises, with room for a machine that has other work: where
+the promise is 2 s for leaving the rotation, 3 s are allowed here; where latency must be back at its baseline, twice
+that and 0.1 s. What a quieter machine shows stands in docs/performance.md.
 """
 
 from pathlib import Path
