@@ -6,6 +6,7 @@ import random
 import pytest
 
 from headgate.backends.outliers import OutlierSettings
+from headgate.backends.pulse import Pulse, Sense, WatchSettings
 from headgate.backends.replicas import Replicas
 from headgate.core.errors import BadCall, Overloaded, Upstream, UpstreamTimeout
 from headgate.core.target import Target
@@ -141,3 +142,18 @@ def test_a_stream_goes_on_at_the_best_replica_of_a_fallback() -> None:
     assert step is not None
     assert step.target.at == "spare-5"
     assert way.onwards(step, "replay", lambda _: True) is None, "one attempt at each model was allowed"
+
+
+def test_models_that_think_before_they_speak_are_not_taken_for_stuck() -> None:
+    def found_after(seconds: float, usual_s: float) -> str:
+        pulse, sense = Pulse(), Sense(WatchSettings())
+        if usual_s:
+            pulse.began_after(usual_s)
+        pulse.in_flight = pulse.waiting = 2
+        sense.look(pulse, 0.0)
+        return sense.look(pulse, seconds)
+
+    assert found_after(11.0, 0.0) == "stuck"
+    assert found_after(11.0, 1.0) == "stuck"
+    assert found_after(40.0, 12.0) == "fine"
+    assert found_after(61.0, 12.0) == "stuck"

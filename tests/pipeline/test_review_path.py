@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from headgate.backends.pulse import WatchSettings
 from headgate.backends.replicas import Replicas
 from headgate.core.call import Call
 from headgate.core.errors import Overloaded, Truncated, Upstream
 from headgate.core.events import Event, Finish, Text
-from headgate.core.ports import Progress
+from headgate.core.ports import Answer, Progress
 from headgate.core.rules import Rules
 from headgate.core.target import Route, RouteTable, Target
 from headgate.core.tasks import Tasks
@@ -260,3 +261,31 @@ def test_gates_of_backends_that_are_gone_are_forgotten_once_they_are_empty(tmp_p
         spine.at_rest()
 
     asyncio.run(main())
+
+
+def test_whole_answers_that_take_long_are_no_silence(tmp_path: Path) -> None:
+    async def main() -> None:
+        spine = Spine(tmp_path, [Slow("a"), Slow("b")]).rule(Rules(balance="round_robin"), shared=True)
+        replicas = spine.path.upstreams.replicas
+        replicas._watch = WatchSettings(sample_s=0.01, no_progress_s=0.1)
+        replicas.forget(["a", "b"])
+        watching = asyncio.create_task(replicas.watch(lambda _: None))
+        await asyncio.gather(*(spine.whole(text=f"question {number}", stream=False) for number in range(6)))
+        assert len(spine.receipts()) == 6, "nothing was asked twice"
+        assert replicas.states() == {"a": 0, "b": 0}
+        watching.cancel()
+        await asyncio.wait({watching})
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
+class Slow(Bodied):
+    """Takes its time for a whole answer."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, b"{}", Usage(input=3, output=50))
+
+    async def open(self, call: Call, target: Target) -> Answer:
+        await asyncio.sleep(0.4)
+        return await super().open(call, target)

@@ -23,22 +23,28 @@ class WatchSettings(Struct, frozen=True, forbid_unknown_fields=True):
     silent_factor: Annotated[float, Meta(ge=1, le=1_000)] = 5.0
     """unless so many of its usual gaps are longer than that."""
     no_progress_s: _Seconds = 10.0
-    """No token for so long while calls wait for their first: it is stuck, whatever its health page says."""
+    """No token for so long while streams wait for their first: it is stuck, whatever its health page says. Where they
+    usually wait longer, `silent_factor` times that counts: some models think before they speak."""
     min_waiting: Annotated[int, Meta(ge=1, le=1_000_000)] = 2
-    """So many calls must wait: one alone may just have a very long prompt."""
+    """So many streams must wait: one alone may just have a very long prompt."""
 
 
 class Pulse:
     """One replica's counters. `beats` are pieces of answers, `heads` other signs of life, such as response heads."""
 
-    __slots__ = ("beats", "heads", "in_flight", "waiting")
+    __slots__ = ("beats", "first_s", "heads", "in_flight", "waiting")
 
     def __init__(self) -> None:
         self.beats = 0
         self.heads = 0
         self.in_flight = 0
         self.waiting = 0
-        """Calls in flight without a first piece."""
+        """Streams in flight without a first piece."""
+        self.first_s = 0.0
+        """After how long they usually begin; 0 before the first did."""
+
+    def began_after(self, seconds: float) -> None:
+        self.first_s = _MEMORY * self.first_s + (1 - _MEMORY) * seconds if self.first_s else seconds
 
 
 class Sense:
@@ -80,14 +86,14 @@ class Sense:
             self._waiting_since = None
         elif self._waiting_since is None:
             self._waiting_since = now
-        return self._judge(now)
+        return self._judge(pulse, now)
 
-    def _judge(self, now: float) -> Finding:
+    def _judge(self, pulse: Pulse, now: float) -> Finding:
         if self._heard is None:
             return "fine"
         if self._waiting_since is not None:
             still = now - max(self._moved, self._waiting_since)
-            if still >= self._settings.no_progress_s:
+            if still >= max(self._settings.no_progress_s, self._settings.silent_factor * pulse.first_s):
                 return "stuck"
         limit = self.silent_after
         return "silent" if limit is not None and now - self._heard >= limit else "fine"

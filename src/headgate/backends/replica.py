@@ -98,9 +98,11 @@ class Pass:
     For every piece of the answer after the first the owner adds one to `pulse.beats`.
     """
 
-    __slots__ = ("_begun", "_done", "_era", "_listener", "anyway", "probe", "pulse", "replica", "since")
+    __slots__ = ("_begun", "_done", "_era", "_listener", "_waits", "anyway", "probe", "pulse", "replica", "since")
 
-    def __init__(self, listener: Listener, replica: Replica, since: float, *, anyway: bool = False) -> None:
+    def __init__(
+        self, listener: Listener, replica: Replica, since: float, *, anyway: bool = False, streams: bool = True
+    ) -> None:
         self._listener = listener
         self._era = replica.breaker.era
         self._begun = False
@@ -112,8 +114,10 @@ class Pass:
         self.probe = not anyway and replica.breaker.state == "probing"
         """Whether it is the one that a half-open breaker lets through."""
         self.pulse = replica.pulse
+        self._waits = int(streams)
+        """A whole answer has no first piece: that it is not there yet says nothing."""
         self.pulse.in_flight += 1
-        self.pulse.waiting += 1
+        self.pulse.waiting += self._waits
 
     def heard(self) -> None:
         """A sign of life that is no token: the head of the response."""
@@ -124,8 +128,10 @@ class Pass:
         if self._done or self._begun:
             return
         self._begun = True
-        self.pulse.waiting -= 1
+        self.pulse.waiting -= self._waits
         self.pulse.beats += 1
+        if self._waits and latency_s is not None:
+            self.pulse.began_after(latency_s)
         self._listener.began(self, latency_s)
 
     def ended(self, error: HeadgateError | None, latency_s: float | None = None) -> None:
@@ -156,5 +162,5 @@ class Pass:
         self._done = True
         self.pulse.in_flight -= 1
         if not self._begun:
-            self.pulse.waiting -= 1
+            self.pulse.waiting -= self._waits
         return True

@@ -85,11 +85,11 @@ class Replicas:
             good = state == "closed" and (self._rng.random() < self._share(replica, now) or not self._others(replica))
         return None if good else _words(replica, state, now)
 
-    def enter(self, at: str, *, anyway: bool = False) -> Pass | None:
+    def enter(self, at: str, *, anyway: bool = False, streams: bool = True) -> Pass | None:
         """Right before an attempt; None: not now. A half-open one gives out one pass at a time.
 
         `anyway` gives one out whatever is known, for when no replica is usable; if such a call ends well, the breaker
-        closes.
+        closes. `streams`: its answer comes piece by piece, so that a silence before the first one says something.
         """
         replica = self._replicas.get(at) or self._new(at)
         now = self._clock.monotonic()
@@ -97,8 +97,8 @@ class Replicas:
         if state == "half_open" and replica.breaker.state == "half_open":
             replica.breaker.taken()
         elif state != "closed":
-            return Pass(self, replica, now, anyway=True) if anyway else None
-        return Pass(self, replica, now)
+            return Pass(self, replica, now, anyway=True, streams=streams) if anyway else None
+        return Pass(self, replica, now, streams=streams)
 
     def least_bad(self, names: Collection[str]) -> str:
         """Of several that are not usable, the one that may be asked again soonest; `names` is not empty."""

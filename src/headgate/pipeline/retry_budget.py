@@ -13,7 +13,8 @@ class RetrySettings(Struct, frozen=True, forbid_unknown_fields=True):
     """How often, how soon and how much is tried again."""
 
     attempts: Annotated[int, Meta(ge=1, le=20)] = 3
-    """Attempts of one call at the same model, the first included. Each fallback may have one more."""
+    """Attempts of one call at the same model, the first included. Each fallback may have one more; one with replicas as
+    many, paid for like retries."""
     ratio: Annotated[float, Meta(ge=0, le=10)] = 0.1
     """Retries earned with each call: extra load stays below this part of the calls."""
     reserve: Annotated[float, Meta(ge=0, le=100_000)] = 100.0

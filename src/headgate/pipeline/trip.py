@@ -109,10 +109,10 @@ class Trip:
             raise
         self._lease.waited_s += slot.waited_s
         self._story.queue_s = self._lease.waited_s
-        leave = shared.replicas.enter(target.at)
+        leave = shared.replicas.enter(target.at, streams=call.stream)
         try:
             if leave is None and self._last_resort(step):
-                leave = shared.replicas.enter(target.at, anyway=True)
+                leave = shared.replicas.enter(target.at, anyway=True, streams=call.stream)
             if leave is None:
                 why = shared.replicas.why_not(target.at) or "it is being probed"
                 hold.settle()
