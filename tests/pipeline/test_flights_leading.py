@@ -101,9 +101,9 @@ def test_where_the_leaders_deadline_passes_the_next_one_runs_it_anew(tmp_path: P
         turns = Turns()
         backend = Telling("a", turns)
         spine = Flying(tmp_path, [backend])
-        leader = asyncio.create_task(spine.handle(seconds=0.2))
+        leader = asyncio.create_task(spine.handle(seconds=2))
         await until(lambda: backend.opened == 1)
-        others = [asyncio.create_task(spine.outcome()) for _ in range(3)]
+        others = [asyncio.create_task(spine.outcome(seconds=3.8)) for _ in range(3)]
         with pytest.raises(UpstreamTimeout) as caught:
             await leader
         assert caught.value.code == "deadline_exceeded"
@@ -160,9 +160,9 @@ def test_a_deadline_that_passes_after_the_first_byte_is_an_error_for_all(tmp_pat
         turns = Turns()
         backend = Telling("a", turns)
         spine = Flying(tmp_path, [backend])
-        leader = asyncio.create_task(spine.handle(seconds=0.3))
+        leader = asyncio.create_task(spine.handle(seconds=0.5))
         await until(lambda: backend.opened == 1)
-        other = asyncio.create_task(spine.handle())
+        other = asyncio.create_task(spine.handle(seconds=0.8))
         await turns.let(1)
         for reply in await asyncio.gather(leader, other):
             with pytest.raises(UpstreamTimeout) as caught:
@@ -170,6 +170,28 @@ def test_a_deadline_that_passes_after_the_first_byte_is_an_error_for_all(tmp_pat
             await reply.aclose(caught.value)
         assert [(r.outcome, r.code) for r in spine.receipts()] == [("failed", "deadline_exceeded")]
         assert [line["outcome"] for line in spine.done()] == ["failed"] * 2
+        spine.at_rest()
+
+    asyncio.run(main())
+
+
+def test_nobody_joins_a_stream_that_will_be_over_long_before_its_own_time(tmp_path: Path) -> None:
+    async def main() -> None:
+        turns = Turns()
+        backend = Telling("a", turns)
+        spine = Flying(tmp_path, [backend])
+        hasty = asyncio.create_task(spine.handle(seconds=0.5))
+        await until(lambda: backend.opened == 1)
+        patient = [asyncio.create_task(spine.outcome()) for _ in range(2)]
+        await until(lambda: backend.opened == 2)
+        await turns.let(1)
+        reply = await hasty
+        with pytest.raises(UpstreamTimeout) as caught:
+            await read(reply)
+        await reply.aclose(caught.value)
+        await turns.let()
+        assert [answer for _, answer in await asyncio.gather(*patient)] == [WHOLE] * 2
+        assert (backend.opened, spine.count("joined")) == (2, 1), "the second of them joined the first"
         spine.at_rest()
 
     asyncio.run(main())
@@ -221,8 +243,8 @@ def test_who_leads_has_more_time_than_the_one_that_ran_out_of_it(tmp_path: Path)
 def test_a_leader_that_stands_still_past_its_deadline_lets_nobody_hang(tmp_path: Path) -> None:
     async def main() -> None:
         spine = Flying(tmp_path, [Telling("a", says(*[b"x" * 16_384] * 200, Usage(input=1, output=1)))])
-        still = await spine.handle(seconds=0.3)
-        other = await spine.handle()
+        still = await spine.handle(seconds=0.5)
+        other = await spine.handle(seconds=0.8)
         with pytest.raises(UpstreamTimeout) as caught:
             await asyncio.wait_for(read(other), 10)
         await other.aclose(caught.value)

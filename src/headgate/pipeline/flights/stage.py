@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from headgate.core.call import Call
 from headgate.core.clock import Clock
 from headgate.core.errors import HeadgateError
 from headgate.core.reply import Header, Reply
@@ -56,7 +57,7 @@ class Flights:
         key = (fingerprint(principal.tenant, lease.call), lease.ticket.priority)
         seat = Seat(lease, story)
         flight = self._flights.get(key)
-        if flight is not None:
+        if flight is not None and self._long_enough(flight, lease.call):
             flight.join(seat)
             reply.own(partial(flight.leave, seat, reply))
             hold = lease.first_hold()
@@ -79,6 +80,13 @@ class Flights:
     async def aclose(self, grace_s: float = 0.0) -> None:
         """Ends the runs in progress; whoever waits for one is told that the server stops."""
         await self._tasks.aclose(grace_s)
+
+    def _long_enough(self, flight: Flight, call: Call) -> bool:
+        """Whether a run may last about as long as this call. Once a stream has begun it ends at its leader's deadline:
+        nobody shall be cut for somebody else's haste.
+        """
+        left = flight.leader.lease.call.deadline.remaining(self._clock)
+        return not call.stream or left >= call.deadline.remaining(self._clock) / 2
 
     def _start(self, key: tuple[bytes, str], seat: Seat) -> Flight:
         flight = Flight(seat, self._send, self._again, self._clock, self._memory, lambda: self._close(key, flight))
