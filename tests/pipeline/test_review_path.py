@@ -289,3 +289,14 @@ class Slow(Bodied):
     async def open(self, call: Call, target: Target) -> Answer:
         await asyncio.sleep(0.4)
         return await super().open(call, target)
+
+
+def test_long_whole_answers_do_not_make_a_replica_look_slow_beside_those_that_stream(tmp_path: Path) -> None:
+    async def main() -> None:
+        spine = Spine(tmp_path, [Slow("a")])
+        await spine.whole(stream=False)
+        window = spine.path.upstreams.replicas._replicas["a"].conduct.window
+        assert window.latency(spine.clock.monotonic())[0] == 0
+        assert window.counts(spine.clock.monotonic()) == (1, 0)
+
+    asyncio.run(main())

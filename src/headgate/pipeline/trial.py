@@ -145,7 +145,8 @@ class Trial:
         self.attempt.succeed(answer.usage)
         latency = self.attempt.latency(self._lag.seconds)
         self._slot.observe(*latency)
-        self._pass.ended(None, self.attempt.begun_s)
+        # How long a whole text takes says more of its length than of the server.
+        self._pass.ended(None, None if self.attempt.usage.output else self.attempt.begun_s)
         # The backend has done its work, however slowly the caller reads.
         if self._load is not None:
             self._load.end(self.attempt.usage.output)
