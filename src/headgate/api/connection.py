@@ -8,6 +8,7 @@ the running handler the moment the client leaves.
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
@@ -22,6 +23,10 @@ from headgate.core.errors import BadCall, HeadgateError, Overloaded
 
 FRAMING_ALLOWANCE = 256 * 1024
 """Bytes that chunk sizes, extensions and trailers may take beyond as many as the body itself."""
+
+UNSENT_MAX = 64 * 1024
+"""Bytes of an answer that the kernel may hold unsent for a client that does not read. By itself it takes megabytes, of
+which nobody up here would know: neither that the client reads slowly, nor that it was not sent yet."""
 
 MAX_PIPELINED = 16
 """Requests a client may send ahead of their answers on one connection."""
@@ -136,6 +141,9 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        peer = transport.get_extra_info("socket")
+        if peer is not None:
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_MAX)
         self._since = self.loop.time()
         if len(self.connections) > self._settings.max_connections:
             self._refuse(Overloaded("Too many connections; try again shortly.", retry_after=1.0))
