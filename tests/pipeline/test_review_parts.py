@@ -4,16 +4,20 @@ import asyncio
 import random
 
 import pytest
+from msgspec import structs
 
 from headgate.backends.outliers import OutlierSettings
 from headgate.backends.pulse import Pulse, Sense, WatchSettings
 from headgate.backends.replicas import Replicas
+from headgate.backends.scripted import ScriptedBackend
 from headgate.core.errors import BadCall, Overloaded, Upstream, UpstreamTimeout
 from headgate.core.target import Target
 from headgate.pipeline.alarm import Alarm
 from headgate.pipeline.capacity import Fixed
 from headgate.pipeline.gate import Gate, GateSettings
+from headgate.pipeline.route import named
 from tests.clock import VirtualClock
+from tests.pipeline.spine import make_call
 from tests.pipeline.test_course import LONG, OWN, SMALL, TOO_LONG, course, told, walk
 from tests.pipeline.test_gate import House
 
@@ -157,3 +161,13 @@ def test_models_that_think_before_they_speak_are_not_taken_for_stuck() -> None:
     assert found_after(11.0, 1.0) == "stuck"
     assert found_after(40.0, 12.0) == "fine"
     assert found_after(61.0, 12.0) == "stuck"
+
+
+def test_who_names_a_replica_gets_it_under_its_backends_name_and_switch() -> None:
+    clock = VirtualClock()
+    backend = ScriptedBackend(clock, name="pool-2")
+    call = structs.replace(make_call(clock), backend="pool-2", dialect=backend.kind)
+    found = named(call, {"pool-2": backend}, {"pool": ("pool-1", "pool-2")})
+    assert found.targets == (Target("pool", "m", replica="pool-2"),)
+    with pytest.raises(Overloaded, match="switched off"):
+        named(call, {"pool-2": backend}, {"pool": ("pool-1", "pool-2")}, lambda name, _: name == "pool")

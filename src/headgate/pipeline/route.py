@@ -47,11 +47,12 @@ def resolve(route: Route, model: str, off: Off | None = None) -> Routed:
 def named(
     call: Call, backends: Mapping[str, Backend], pools: Mapping[str, Sequence[str]], off: Off | None = None
 ) -> Routed:
-    """The targets of a call that names its backend: its replicas. Raises `NotFound` (`backend_not_found`), and
-    `Overloaded` (`switched_off`).
+    """The targets of a call that names its backend: its replicas, or the one named. Raises `NotFound`
+    (`backend_not_found`), and `Overloaded` (`switched_off`).
     """
     name = call.backend or ""
     replicas = [at for at in pools.get(name, (name,)) if at in backends and backends[at].kind == call.dialect]
+    pool = name if name in pools else next((pool for pool, of in pools.items() if name in of), name)
     if not replicas:
         raise NotFound(
             f"There is no backend '{name[:100]}' that speaks the dialect of this call. "
@@ -59,9 +60,9 @@ def named(
             code="backend_not_found",
         )
     targets = tuple(
-        Target(name, call.model, replica=at if at != name else "")
+        Target(pool, call.model, replica=at if at != pool else "")
         for at in replicas
-        if off is None or not off(name, at)
+        if off is None or not off(pool, at)
     )
     if not targets:
         raise Overloaded(f"The backend '{name[:100]}' is switched off. Try again later.", code="switched_off")
