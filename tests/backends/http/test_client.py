@@ -101,6 +101,26 @@ def test_a_cancelled_consumer_closes_the_upstream_call(server: str, run: Run) ->
     run(main())
 
 
+def test_whoever_waits_for_an_exchange_that_is_ended_by_another_is_told(server: str, run: Run) -> None:
+    async def main() -> None:
+        http = client(server)
+        exchange = await post(http, "stall", stream=True)
+        await exchange.__anext__()
+        reading = asyncio.create_task(drained(exchange))
+        await asyncio.sleep(0.05)
+        exchange.abort()
+        with pytest.raises(Truncated):
+            await asyncio.wait_for(reading, 5.0)
+        assert http.counts.active == 0
+
+    run(main())
+
+
+async def drained(exchange: Exchange) -> None:
+    async for _ in exchange:
+        pass
+
+
 def test_a_consumer_that_lags_stops_the_upstream_and_memory_stays_bounded(server: str, run: Run) -> None:
     async def main() -> None:
         http = client(server)

@@ -158,6 +158,7 @@ class Exchange:
         if self._connection is not None:
             self._error = Truncated("the call to the model server was closed")  # what is missing must not look complete
             self._end(reusable=False)
+            self._wake()
 
     def drain(self) -> None:
         """The consumer has all it wants: what little may follow is thrown away, then the connection goes back.
