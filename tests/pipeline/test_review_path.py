@@ -300,3 +300,18 @@ def test_long_whole_answers_do_not_make_a_replica_look_slow_beside_those_that_st
         assert window.counts(spine.clock.monotonic()) == (1, 0)
 
     asyncio.run(main())
+
+
+def test_whoever_is_turned_away_is_told_to_wait_a_moment(tmp_path: Path) -> None:
+    async def main() -> None:
+        spine = Spine(tmp_path, [Telling("a", says(*WHOLE))])
+        replicas = spine.path.upstreams.replicas
+        replicas.failing("a", "no answer")
+        passes = [replicas.enter("a", anyway=True) for _ in range(8)]
+        with pytest.raises(Overloaded) as refused:
+            await spine.whole()
+        assert (refused.value.code, refused.value.retry_after) == ("backend_unavailable", 1.0)
+        assert all(passes)
+        spine.at_rest()
+
+    asyncio.run(main())

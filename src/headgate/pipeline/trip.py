@@ -11,6 +11,7 @@ from functools import partial
 from msgspec import structs
 
 from headgate.backends.balance.demand import Demand, demand_of
+from headgate.backends.replica import Pass
 from headgate.core.call import Call
 from headgate.core.errors import Bug, HeadgateError, Overloaded
 from headgate.core.events import Stream
@@ -32,6 +33,8 @@ BY_PREFIX = frozenset({"tokens_in_flight", "predicted_cost", "prefix"})
 """Balances that look at the prompt."""
 LAST_RESORT_MAX = 8
 """Calls at once at a replica that is ill, where a route has nothing better."""
+AGAIN_S = 1.0
+"""When to try again where it is not known how long a replica stays ill."""
 RESCUED = frozenset({"chat", "completion"})
 """Operations whose streams can go on elsewhere."""
 Begun = tuple[Trial, Stream | None]
@@ -109,20 +112,21 @@ class Trip:
             raise
         self._lease.waited_s += slot.waited_s
         self._story.queue_s = self._lease.waited_s
-        leave = shared.replicas.enter(target.at, streams=call.stream)
+        leave: Pass | None = None
         try:
+            leave = shared.replicas.enter(target.at, streams=call.stream)
             if leave is None and self._last_resort(step):
                 leave = shared.replicas.enter(target.at, anyway=True, streams=call.stream)
             if leave is None:
                 why = shared.replicas.why_not(target.at) or "it is being probed"
-                hold.settle()
                 raise Overloaded(
                     f"The backend '{target.backend}' is left alone for now ({why}). Try again shortly.",
                     code="backend_unavailable",
-                    retry_after=shared.replicas.again_in(target.at),
+                    retry_after=shared.replicas.again_in(target.at) or AGAIN_S,
                 )
             attempt = self._story.attempt(call, step, hold)
         except BaseException:
+            hold.settle()
             slot.leave()
             if load is not None:
                 load.end()
