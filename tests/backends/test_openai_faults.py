@@ -227,6 +227,14 @@ def test_a_slow_head_is_a_timeout_of_the_first_token(server: str) -> None:
     assert error.code == "upstream_first_token_timeout"
 
 
+def test_who_takes_long_to_say_why_it_refuses_is_not_waited_for(server: str) -> None:
+    for stream in (False, True):
+        refusal = refused(server, "slow_refusal", stream=stream, timeouts=Timeouts(1.0, 60.0, 60.0, 60.0))
+        error = asyncio.run(asyncio.wait_for(refusal, 20))
+        assert type(error) is Overloaded, "its status was there at once, and says enough for the next target"
+        assert error.code == "upstream_overloaded"
+
+
 def test_the_end_of_all_patience_has_a_code_of_its_own(server: str) -> None:
     error = asyncio.run(refused(server, "slow_head", stream=False, timeouts=Timeouts(1.0, 5.0, 5.0, 0.1)))
     assert type(error) is UpstreamTimeout

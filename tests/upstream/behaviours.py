@@ -110,6 +110,15 @@ async def slow_head(exchange: Exchange) -> bool:
     return await ok(exchange)
 
 
+async def slow_refusal(exchange: Exchange) -> bool:
+    """Says at once that it failed, and takes for ever to say why."""
+    lines = ["HTTP/1.1 503 Service Unavailable", "content-type: application/json", "content-length: 9999", "", "{"]
+    await exchange.write("\r\n".join(lines).encode())
+    while True:
+        await asyncio.sleep(0.1)
+        await exchange.write(b" ")
+
+
 async def stall(exchange: Exchange) -> bool:
     await exchange.sse_head()
     await exchange.piece(b"data: " + delta("first") + b"\n\n")
@@ -274,7 +283,7 @@ DONE = b"data: [DONE]\n\n"
 BIG_EVENT = b"data: " + delta("y" * 20_000_000) + b"\n\n"
 
 BEHAVIOURS: dict[str, Any] = {
-    "ok": ok, "honest": honest, "status": status, "slow_head": slow_head, "stall": stall, "comments": comments,
+    "ok": ok, "honest": honest, "status": status, "slow_head": slow_head, "slow_refusal": slow_refusal, "stall": stall, "comments": comments,
     "mumble": mumble,
     "endless": endless, "endless_line": endless_line, "endless_json": endless_json, "big_json": big_json,
     "gzip": zipped, "usage": usage,

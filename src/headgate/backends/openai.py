@@ -1,5 +1,6 @@
 """Any server that speaks OpenAI's dialect over HTTP: providers, Azure-style, vLLM, SGLang, llama.cpp, Ollama."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Literal
 from urllib.parse import quote, urlencode
@@ -35,6 +36,8 @@ PATHS: Mapping[Operation, str] = {
     "embedding": "/embeddings",
 }
 ERROR_BODY_BYTES = 256 * 1024
+ERROR_BODY_SECONDS = 2.0
+"""A server that says that it failed is not waited for long until it says why."""
 MODELS_BODY_BYTES = 8 * 1024 * 1024
 _PASSED_ON = {
     b"openai-processing-ms": b"x-upstream-processing-ms",
@@ -207,9 +210,8 @@ class OpenAIBackend:
         if kind.startswith(b"text/event-stream"):
             return
         if kind.startswith(b"application/json"):
-            body = await exchange.read_all(ERROR_BODY_BYTES)
             try:
-                error = _members.decode(body).get("error")
+                error = _members.decode(await _complaint(exchange)).get("error")
             except Undecodable:
                 error = None
             if error is not None:
@@ -217,10 +219,7 @@ class OpenAIBackend:
         raise Upstream("the model server did not answer with a stream", code="upstream_bad_answer")
 
     async def _refusal(self, exchange: Exchange) -> HeadgateError:
-        try:
-            body = await exchange.read_all(ERROR_BODY_BYTES)
-        except HeadgateError:
-            body = b""  # the status says enough
+        body = await _complaint(exchange)
         return error_for(exchange.status, exchange.header, body, self._clock.now(), self._settings.api_key or "")
 
     async def _get(self, path: str) -> bytes:
@@ -274,6 +273,15 @@ class OpenAIBackend:
         except Undecodable as error:
             raise BadCall("the request body is not a JSON object") from error
         return msgspec.json.encode(members)
+
+
+async def _complaint(exchange: Exchange) -> bytes:
+    """What a server says of its failure; nothing where that does not come, or not soon: the status says enough."""
+    try:
+        async with asyncio.timeout(ERROR_BODY_SECONDS):
+            return await exchange.read_all(ERROR_BODY_BYTES)
+    except (HeadgateError, TimeoutError):
+        return b""
 
 
 def _as_it_came(raw: bytes) -> bytes:
