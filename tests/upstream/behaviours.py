@@ -283,7 +283,8 @@ DONE = b"data: [DONE]\n\n"
 BIG_EVENT = b"data: " + delta("y" * 20_000_000) + b"\n\n"
 
 BEHAVIOURS: dict[str, Any] = {
-    "ok": ok, "honest": honest, "status": status, "slow_head": slow_head, "slow_refusal": slow_refusal, "stall": stall, "comments": comments,
+    "ok": ok, "honest": honest, "status": status, "slow_head": slow_head, "stall": stall, "comments": comments,
+    "slow_refusal": slow_refusal,
     "mumble": mumble,
     "endless": endless, "endless_line": endless_line, "endless_json": endless_json, "big_json": big_json,
     "gzip": zipped, "usage": usage,
