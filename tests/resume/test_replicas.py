@@ -5,6 +5,7 @@ import json
 import random
 import signal
 import time
+import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from tests import servers
 from tests.idempotency.upstream import counting, runs
 from tests.live import Live, serving, start, until, wait_ready
 from tests.resume.talk import DONE, Part, data_of, get, id_of, post, streamed, take
+from tests.storage.proxy import Proxy
 from tests.upstream.process import get as upstream_get
 
 CONFIG = """
@@ -249,6 +251,36 @@ def test_a_process_that_stood_still_for_longer_than_its_lease_loses_no_stream(tm
         rest = asyncio.run(follow_while_it_stands_still())
         assert rest.frames[-1].endswith(DONE), rest.frames[-1]
         assert len(part.frames) + len(rest.frames) == 123
+
+
+def test_a_redis_that_is_away_for_a_moment_ends_no_answer_that_is_followed(tmp_path: Path, upstream: str) -> None:
+    redis = servers.redis_url()
+    port = urllib.parse.urlsplit(redis).port or 6379
+
+    async def main() -> None:
+        async with Proxy(port) as proxy:
+            config = partial(CONFIG.format, upstream=upstream, grace_s=1, keep_s=60)
+            shaky = redis.replace(f":{port}", f":{proxy.port}")
+            one = await asyncio.to_thread(start, tmp_path / "one", config(redis=shaky))
+            two = await asyncio.to_thread(start, tmp_path / "two", config(redis=redis))
+            try:
+                for live in (one, two):
+                    await asyncio.to_thread(wait_ready, live)
+                body = streamed("shaky", "ok:tokens=150,ms=25")
+                part = await take(one.port, post(body), 800)
+                following = asyncio.ensure_future(take(two.port, post(body, id_of(part.frames[-1]))))
+                await asyncio.sleep(0.5)
+                proxy.set("drop")
+                await asyncio.sleep(1.2)  # longer than the grace: somebody looks meanwhile who follows
+                proxy.set("none")
+                rest = await following
+                assert rest.frames[-1].endswith(DONE), rest.frames[-1]
+                assert len(part.frames) + len(rest.frames) == 153
+            finally:
+                for live in (one, two):
+                    await asyncio.to_thread(live.stop)
+
+    asyncio.run(main())
 
 
 def test_a_server_started_anew_has_the_streams_that_redis_keeps(tmp_path: Path, upstream: str) -> None:

@@ -29,6 +29,8 @@ LINGER_S = 0.05
 """How long frames gather for one round trip to the store."""
 RETRY_S, RETRY_S_MAX = 0.1, 2.0
 """How often a store that is away is told again."""
+SEEN_S = 1.0
+"""How long after a store is back those who follow are seen there."""
 LATE_S = 5.0
 """How long after its end a stream's rest may wait for the store."""
 CLOSING_S = 3.0
@@ -184,13 +186,24 @@ class Streams:
         left = self.settings.grace_s if begun and run.tape.store is not None else 0.0
         while left > 0:
             await self.clock.sleep(left)
-            try:
-                left = await self.store.followed(run.key)
-            except Overloaded:
-                left = 0.0  # nobody can follow through a store that is away
+            left = await self._followed(run)
         if run.task is not None and not run.task.done():
             run.abandoned = True
             run.task.cancel()
+
+    async def _followed(self, run: Run) -> float:
+        """For how long somebody counts as following. Whoever follows waits for a store that is away, up to a lease;
+        when it is back he needs a moment to be seen there.
+        """
+        until = self.clock.monotonic() + self.settings.lease_s
+        least = 0.0
+        while self.clock.monotonic() <= until:
+            try:
+                return max(least, await self.store.followed(run.key))
+            except Overloaded:
+                least = SEEN_S
+                await self.clock.sleep(RETRY_S)
+        return 0.0
 
     # The way to the store
 
