@@ -7,6 +7,7 @@ import pytest
 
 from headgate.backends.http.exchange import HIGH_WATER_BYTES
 from headgate.backends.http.pool import PoolSettings
+from headgate.backends.openai_answer import check_utf8
 from headgate.backends.openai_errors import error_for
 from headgate.core.deadline import Timeouts
 from headgate.core.errors import (
@@ -284,3 +285,12 @@ def test_a_page_with_400_is_not_the_caller_s_fault() -> None:
     error = error_for(400, lambda name: None, page, 0.0)
     assert (type(error), error.status, error.code) == (Upstream, 502, "upstream_error")
     assert type(error_for(400, lambda name: None, b"no", 0.0)) is BadCall
+
+
+@pytest.mark.parametrize("place", [0, 2**20 - 1, 2**20, 2**21])
+def test_a_large_body_is_utf8_or_no_answer(place: int) -> None:
+    good = ("x" * place + "🙂" + "y" * 2**20).encode()
+    check_utf8(good)
+    for broken in (good[:place] + b"\xff" + good[place:], good[: place + 2]):
+        with pytest.raises(UnicodeDecodeError):
+            check_utf8(broken)

@@ -28,6 +28,9 @@ UNSENT_MAX = 64 * 1024
 """Bytes of an answer that the kernel may hold unsent for a client that does not read. By itself it takes megabytes, of
 which nobody up here would know: neither that the client reads slowly, nor that it was not sent yet."""
 
+_JOINED_MAX = 64 * 1024
+"""Bytes of a body that are joined with the head to one write."""
+
 MAX_PIPELINED = 16
 """Requests a client may send ahead of their answers on one connection."""
 
@@ -74,7 +77,9 @@ class Door:
             self._corked = False
             self._held = data
             return
-        if self._held:
+        if len(data) > _JOINED_MAX:
+            self.flush()  # a large body is not copied to save a packet
+        elif self._held:
             data, self._held = self._held + data, b""
         self._connection.transport.write(data)
 

@@ -1,6 +1,7 @@
 """OpenAI's answer bodies: is it one, and what did it use."""
 
 import re
+from codecs import getincrementaldecoder
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -45,6 +46,7 @@ class _Anything(Struct):
     error: Raw | UnsetType = UNSET
 
 
+_PART = 1 << 20
 _body = msgspec.json.Decoder(_Body)
 _anything = msgspec.json.Decoder(_Anything)
 _texts = msgspec.json.Decoder(_Texts)
@@ -73,11 +75,23 @@ def given(raw: Raw | UnsetType) -> Raw | None:
     return None if raw is UNSET or bytes(raw) == b"null" else raw
 
 
+def check_utf8(data: bytes) -> None:
+    """Raises `UnicodeDecodeError`. In a text one wide character makes four bytes of each: large bodies go in parts."""
+    if data.isascii():
+        return
+    if len(data) <= _PART:
+        data.decode()
+        return
+    decoder = getincrementaldecoder("utf-8")()
+    for place in range(0, len(data), _PART):
+        decoder.decode(data[place : place + _PART])
+    decoder.decode(b"", final=True)
+
+
 def read_body(body: bytes, operation: Operation, input_estimate: int, secret: str = "") -> Usage:
     """Checks that `body` is an answer to `operation` and reads its usage. Raises `Upstream` where it is none."""
     try:
-        if not body.isascii():
-            body.decode()
+        check_utf8(body)
         found = look_into(_body, body)
     except Undecodable as wrong:
         raise Upstream("the model server's answer is not the JSON it should be", code="upstream_bad_answer") from wrong

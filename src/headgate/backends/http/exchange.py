@@ -1,6 +1,7 @@
 """One request and its response on one connection; the connection goes back as soon as the message is complete."""
 
 import asyncio
+import io
 import select
 import socket
 from collections.abc import Callable
@@ -138,17 +139,28 @@ class Exchange:
         return data
 
     async def read_all(self, limit_bytes: int) -> bytes:
-        """The whole body; every byte counts as progress. Beyond the limit it raises `Upstream` and closes."""
-        pieces: list[bytes] = []
+        """The whole body; every byte counts as progress. Beyond the limit it raises `Upstream` and closes.
+
+        A large one is held once: its pieces go into a buffer that becomes the body.
+        """
+        body, large = b"", None
         size = 0
         async for data in self:
             self.patience.progress()
             size += len(data)
             if size > limit_bytes:
                 self.abort()
+                data, large = b"", None  # the error keeps this frame, and must not keep the body
                 raise Upstream(f"the model server's answer is larger than {limit_bytes} bytes")
-            pieces.append(data)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            if large is not None:
+                large.write(data)
+            elif body:
+                large = io.BytesIO()
+                large.write(body)
+                large.write(data)
+            else:
+                body = data
+        return body if large is None else large.getvalue()
 
     def progress(self) -> None:
         self.patience.progress()
