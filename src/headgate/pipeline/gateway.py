@@ -72,6 +72,8 @@ class Gateway:
             bug = Bug(f"Unexpected {type(error).__name__}.") if isinstance(error, Exception) else None
             if bug is not None:
                 story.fail(bug)
+            else:
+                story.go_on()  # left between two attempts: that the first one failed is not what became of the call
             await reply.aclose(bug)
             raise
         return reply
