@@ -15,8 +15,9 @@ from headgate.core.streams import Gone, StreamSettings
 from headgate.storage.errors import StorageError
 from headgate.storage.streams.memory import MemoryStreams
 from headgate.storage.streams.open import open_streams
-from headgate.storage.streams.redis import RedisStreams
+from headgate.storage.streams.redis import LOOKS_PER_S, RedisStreams
 from headgate.storage.streams.rest import FAILURES, REST_S, REST_S_MAX, Rest
+from tests import servers
 from tests.clock import VirtualClock
 
 KIB = 1 / 1024
@@ -154,6 +155,36 @@ def test_a_reader_that_is_cancelled_ends_whatever_the_client_was_doing(redis_url
             await store.aclose()
 
     asyncio.run(main())
+
+
+def test_however_many_follow_redis_is_asked_only_so_often() -> None:
+    process, url = servers.start_redis()
+    seconds, readers = 4.0, 600
+
+    async def main() -> None:
+        store = RedisStreams.at(url, StreamSettings(), SystemClock(), 20.0)
+        await store.begin("a", b"about")
+
+        async def follow() -> None:
+            while True:
+                assert not (await store.read("a", 0, 2.0)).frames
+
+        following = [asyncio.ensure_future(follow()) for _ in range(readers)]
+        with redis.Redis.from_url(url) as client:
+            await asyncio.sleep(3.0)  # until each has had its first look
+            before = client.info("stats")["total_commands_processed"]
+            await asyncio.sleep(seconds)
+            asked = client.info("stats")["total_commands_processed"] - before
+        for task in following:
+            task.cancel()
+        await asyncio.wait(following, timeout=20.0)
+        assert asked < 10 * seconds * LOOKS_PER_S, "a look is seven commands"
+        await store.aclose()
+
+    try:
+        asyncio.run(main())
+    finally:
+        process.stop()
 
 
 def test_a_dead_redis_is_said_and_then_left_alone() -> None:

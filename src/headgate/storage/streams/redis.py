@@ -30,6 +30,8 @@ CONNECTIONS = 16
 WAITING = 64
 """Readers that wait in Redis at once, each on a connection of its own; more of them look every `POLL_S` instead."""
 POLL_S = 0.1
+LOOKS_PER_S = 400
+"""What they look together, at most: the more of them, the more rarely each."""
 BEATS = 500
 """Leases extended in one round trip."""
 AGAIN_S = 0.25
@@ -71,6 +73,7 @@ class RedisStreams:
         """Longer than the lease: readers shall learn that the writer is gone."""
         self._open: dict[str, _Open] = {}
         self._places = WAITING
+        self._looking = 0
         self._rest = Rest(min(REST_S_MAX, settings.lease_s / 2))  # leases must be taken again before readers give up
 
     @classmethod
@@ -144,7 +147,11 @@ class RedisStreams:
         if page.frames or page.end or page.lost or wait_s <= 0:
             return page
         if not self._places:
-            await self._clock.sleep(min(POLL_S, wait_s))
+            self._looking += 1
+            try:
+                await self._clock.sleep(min(max(POLL_S, self._looking / LOOKS_PER_S), wait_s))
+            finally:
+                self._looking -= 1
             return page
         self._places -= 1
         try:
