@@ -67,6 +67,7 @@ class Siege:
     old: str
     witness: Witness
     start_mb: float = 0.0
+    start_tasks: float = 0.0
     wrong: list[str] = field(default_factory=list)
     calls: int = 0
     most: int = 0
@@ -131,7 +132,8 @@ class Siege:
         return [(name, float(value)) for name, value in found if float(value)]
 
     def settle(self) -> None:
-        """Nothing is in progress, here or there."""
+        """Nothing is in progress, here or there, and no task is left over."""
+        until(lambda: self.live.gauge("headgate_tasks") <= self.start_tasks, 15)
         until(lambda: not self.busy(), 15, self.busy)
         self.chaos.idle(15)
         until(lambda: get(self.old, "/stats")["open"] == 0, 15, lambda: get(self.old, "/stats"))
@@ -166,5 +168,5 @@ def siege(folder: Path) -> Iterator[Siege]:
         key = json.loads(live.post("/admin/keys", {"name": "siege", "tenant": "siege"})[1])["key"]
         found = Siege(live, key, bad, old, seen)
         found.honest(50)
-        found.start_mb = live.rss_mb()
+        found.start_mb, found.start_tasks = live.rss_mb(), live.gauge("headgate_tasks")
         yield found
