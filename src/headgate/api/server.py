@@ -12,7 +12,7 @@ from headgate.api.http import Handler
 from headgate.api.settings import ServerSettings
 
 BACKLOG = 2048
-LAST_WORDS_SECONDS = 2.0
+LAST_WORDS_SECONDS = 0.5
 """For calls cancelled at the end of the grace time to tell their callers."""
 QUIET_SECONDS = 0.25
 """A request already on its way when the server stops accepting may arrive on an idle connection until then."""
