@@ -41,7 +41,7 @@ async def ask_all(home: House, callers: Callers, count: int, width: int, seconds
 def run(folder: Path, count: int, width: int, seconds: float, seed: int) -> tuple[dict[str, Any], Callers]:
     """As many of `count` calls as fit into `seconds`, and what became of them."""
     stamped = stamp()
-    with house(folder, FAULTY, seed, keep_s=5.0) as home:
+    with house(folder, FAULTY, seed, keep_s=30.0) as home:
         callers = Callers(home.live.port, home.keys(8), seed, LEAVING)
         began = time.monotonic()
         made = uvloop.run(ask_all(home, callers, count, width, seconds))

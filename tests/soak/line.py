@@ -126,6 +126,10 @@ class Line(asyncio.Protocol):
         del buffer[:end]
         return Heard(head, body)
 
+    def pause(self) -> None:
+        """Reads no more, and stays."""
+        self._transport.pause_reading()
+
     def close(self) -> None:
         """Leaves, whatever is still to come."""
         self.open = False

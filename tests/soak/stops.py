@@ -3,7 +3,8 @@
     python -m tests.soak.stops --rounds 100       # prints progress, then one line of JSON
 
 One in twenty upstream answers is faulty, so streams are rescued while the server stops. Every tenth round has streams
-that would go on for longer than the grace time: they end in an error, and the server ends nevertheless.
+that would go on for longer than the grace time, and some that nobody reads: the former end in an error, and the server
+ends nevertheless.
 """
 
 import argparse
@@ -31,6 +32,8 @@ FAULTY = 0.05
 GRACE_S = 8.0
 BEYOND = 5
 """Streams that outlive the grace time, in a round that has them."""
+UNREAD = 3
+"""Streams without an end that nobody reads, in the same rounds."""
 IDLE = 10
 """Connections kept without a call."""
 
@@ -71,6 +74,7 @@ class Round:
         """How long after the signal the last call began that was still answered."""
 
     async def run(self) -> None:
+        unread = [await self._unread() for _ in range(UNREAD if self.beyond else 0)]
         idle = [await connect(self.live.port) for _ in range(IDLE)]
         for line in idle:
             await self._short(line)
@@ -91,6 +95,8 @@ class Round:
             self.seen.accepted_until.append(self.late)
         self.seen.codes.append(await asyncio.to_thread(self.live.process.wait, GRACE_S + 30))
         ended = time.monotonic()
+        for line in unread:
+            line.close()
         self.seen.exits.append(ended - self.told_at)
         self.seen.after_last.append(ended - self.last)
 
@@ -138,6 +144,14 @@ class Round:
         else:
             self.seen.dropped.append(f"endless: {heard and heard.body[-300:]!r}")
         line.close()
+
+    async def _unread(self) -> Line:
+        line = await connect(self.live.port)
+        body = {"model": "chaos:endless", "messages": [{"role": "user", "content": "go"}], "stream": True}
+        line.send(call(ADMIN_KEY, body))
+        await line.begun(1)
+        line.pause()
+        return line
 
     async def _knocks(self) -> None:
         """A short call every few milliseconds, each on a new connection, until three have been refused."""
