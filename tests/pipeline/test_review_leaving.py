@@ -124,6 +124,8 @@ async def left_after(turns: int, spine: Spine, mode: str) -> None:
     for call in calls:
         if not call.cancelled() and (error := call.exception()) is not None:
             assert isinstance(error, HeadgateError), error
+    if mode == "alone" and calls[0].cancelled():
+        assert {line["outcome"] for line in spine.done()} <= {"cancelled", "ok"}
     spine.at_rest()
     upstreams = spine.path.upstreams
     assert not upstreams._running

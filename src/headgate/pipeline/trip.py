@@ -56,6 +56,8 @@ class Trip:
         )
         self._trials: list[Trial] = []
         """The newest last; after a race the one that won it."""
+        self._told = False
+        """How a broken stream ended."""
         self._step = self._course.first()
         """The newest attempt."""
 
@@ -209,6 +211,7 @@ class Trip:
         reply.body = trial.body
         if stream is not None and self._mendable:
             rest = rescued(stream, self._call, self._rules.recovery, self._onwards, self._mended)
+            reply.own(self._unless_told)
             reply.own(rest.aclose)
             stream = rest
         reply.stream = stream
@@ -265,6 +268,7 @@ class Trip:
 
     def _mended(self, error: HeadgateError | None) -> None:
         """How a rescue ended: what the attempts themselves say is not what the caller saw."""
+        self._told = True
         if error is None:
             routed = self._lease.routed
             if self._step.target not in routed.targets[: routed.primary]:
@@ -273,6 +277,11 @@ class Trip:
         else:
             self._trials[-1].lost("replay_diverged")
             self._story.fail(error)
+
+    def _unless_told(self) -> None:
+        """A break that its caller was not told of is not how the call ended: the caller left meanwhile."""
+        if not self._told:
+            self._story.go_on()
 
     async def _over(self, trial: Trial) -> None:
         self._shared.over(trial)
