@@ -13,7 +13,7 @@ from headgate.backends.balance.server_metrics import ServerLoad
 from headgate.core.rules import Balance
 from tests.backends.balance.parts import balancer, targets
 
-ASKED = Demand(1_000, 100)
+ASKED, SHORT = Demand(1_000, 100), Demand(10, 20)
 
 
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.9])
@@ -52,6 +52,39 @@ def test_a_replica_that_recovers_is_found_out_and_gets_its_share_again() -> None
     serve(400, 1.0)
     assert counts["pool-0"] >= 50
     assert under.loads()["pool-0"].slowness == pytest.approx(1.0, abs=0.3)
+
+
+@pytest.mark.parametrize(("slow_again", "least", "most"), [(False, 200, 320), (True, 0, 20)])
+def test_a_pause_costs_a_replica_its_calls_for_seconds_and_being_slow_for_good(
+    slow_again: bool, least: int, most: int
+) -> None:
+    under, clock = balancer()
+    pool = targets(4)
+    counts: Counter[str] = Counter()
+
+    def serve(number: int, factor: float) -> None:
+        """So many calls, one each 25 ms: as many in flight as there are."""
+        counts.clear()
+        for _ in range(number):
+            target = under.order("tokens_in_flight", pool, SHORT)[0]
+            counts[target.at] += 1
+            load = under.begin(target, SHORT)
+            clock.jump(0.025 * (factor if target.at == "pool-0" else 1.0))
+            load.first_piece()
+            clock.jump(0.025 * (factor if target.at == "pool-0" else 1.0))
+            load.end(20)
+
+    serve(400, 1.0)
+    held = [under.begin(pool[0], SHORT) for _ in range(6)]
+    clock.jump(0.6)
+    for load in held:
+        load.first_piece()
+        serve(5, 1.0)
+        load.end(20)
+    assert under.loads()["pool-0"].slowness > 2
+    serve(400, 5.0 if slow_again else 1.0)
+    serve(1_000, 5.0 if slow_again else 1.0)
+    assert least <= counts["pool-0"] <= most
 
 
 def test_a_slow_replica_is_found_by_whole_answers_too() -> None:

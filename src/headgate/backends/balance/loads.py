@@ -16,13 +16,19 @@ SLOW_START_FROM = 0.1
 """The part of its share that a replica begins with, which grows to the whole in so many seconds."""
 FORGET_S = 30.0
 """In so many seconds without news half of what is known of a replica's speed is forgotten."""
-NEWS, NEWS_MOST = 0.1, 0.5
+DOUBT_S = 1.0
+"""But in so many at first where it is thought slow: a pause of half a second makes every call slow that meets it, and
+must not cost the replica its calls for minutes. Each time it is tried and found slow again this doubles, up to
+`FORGET_S`."""
+NEWS, NEWS_MOST = 0.1, 0.7
 """The weight of one measurement beside those before it; after a silence it weighs more."""
 BASE_TOKENS = 256
 """What a call takes besides its tokens, as tokens, so that short prompts do not look slow."""
 SLOWEST, FASTEST = 50.0, 0.2
 ALIKE = 1.25
 """Replicas whose speed differs by less are taken for alike: calls differ by as much."""
+_CONFIRMED = 0.9
+"""A try that leaves more than this of its slowness has confirmed it."""
 LOOK_S = 0.1
 """How long a handicap is taken for the same: it changes slowly, and every decision asks for it."""
 
@@ -41,8 +47,8 @@ class Pace:
         self.sure = 0.0
         """0 before the first measurement, near 1 after many."""
 
-    def add(self, seconds: float, tokens: float, now: float) -> None:
-        new = min(NEWS_MOST, max(NEWS, 1.0 - exp2((self._last - now) / FORGET_S))) if self.sure else NEWS
+    def add(self, seconds: float, tokens: float, now: float, forget_s: float = FORGET_S) -> None:
+        new = min(NEWS_MOST, max(NEWS, 1.0 - exp2((self._last - now) / forget_s))) if self.sure else NEWS
         self._last = now
         self._seconds += new * (seconds - self._seconds)
         self._tokens += new * (tokens - self._tokens)
@@ -89,8 +95,8 @@ class Replica:
     """One replica's load and speed. Only `Load` changes the load."""
 
     __slots__ = (
-        "_handicap", "_looked", "_since", "_slowness", "_speed", "_told", "apart", "at", "listed", "output", "prompt",
-        "requests", "seed", "slot",
+        "_doubt_s", "_handicap", "_looked", "_since", "_slowness", "_speed", "_told", "apart", "at", "listed", "output",
+        "prompt", "requests", "seed", "slot",
     )  # fmt: skip
 
     def __init__(self, at: str, slot: int, now: float) -> None:
@@ -115,6 +121,7 @@ class Replica:
         self._since = now
         self._speed = Speed()
         self._slowness = 1.0
+        self._doubt_s = DOUBT_S
         self._told = now
         self.apart = 1.0
         """Its slowness, where that is more than calls differ among themselves."""
@@ -130,7 +137,7 @@ class Replica:
         """Its seconds per token by those of all. What is known fades while it has nothing to do: it is tried again."""
         if self._slowness == 1.0 or self.requests:
             return self._slowness
-        return 1.0 + (self._slowness - 1.0) * exp2((self._told - now) / FORGET_S)
+        return 1.0 + (self._slowness - 1.0) * exp2((self._told - now) / self._doubt_s)
 
     def handicap(self, now: float) -> float:
         """What the work there counts, by the same work at a replica like all others: more where it is slow, or new.
@@ -143,10 +150,16 @@ class Replica:
 
     def took(self, kind: Kind, seconds: float, tokens: float, of_all: Speed, now: float) -> None:
         """A call took so many seconds for so many tokens."""
-        for speed in (self._speed, of_all):
-            pace: Pace = getattr(speed, kind)
-            pace.add(seconds, tokens, now)
+        before, tried = self._slowness, now - self._told > 2.0 * self._doubt_s
+        own: Pace = getattr(self._speed, kind)
+        own.add(seconds, tokens, now, self._doubt_s)
+        every: Pace = getattr(of_all, kind)
+        every.add(seconds, tokens, now)
         self._told, self._slowness = now, self._speed.slowness(of_all)
+        if self._slowness <= ALIKE:
+            self._doubt_s = DOUBT_S
+        elif tried and self._slowness > _CONFIRMED * before:
+            self._doubt_s = min(FORGET_S, 2.0 * self._doubt_s)
 
 
 class Load:
