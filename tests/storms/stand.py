@@ -107,11 +107,11 @@ class Stand:
 
     def gauges(self) -> dict[str, float]:
         """The metrics, summed over their labels."""
-        found: Counter[str] = Counter()
+        found: dict[str, float] = {}
         for family in text_string_to_metric_families(self.live.get("/metrics")[1].decode()):
             for sample in family.samples:
-                found[sample.name] += sample.value  # type: ignore[assignment]
-        return dict(found)
+                found[sample.name] = found.get(sample.name, 0.0) + sample.value
+        return found
 
     def limits(self) -> dict[str, float]:
         """The calls that each replica is given at once."""
