@@ -315,3 +315,18 @@ def test_whoever_is_turned_away_is_told_to_wait_a_moment(tmp_path: Path) -> None
         spine.at_rest()
 
     asyncio.run(main())
+
+
+def test_a_call_without_another_attempt_waits_on_at_a_replica_that_falls_silent(tmp_path: Path) -> None:
+    async def main() -> None:
+        spine = Spine(tmp_path, [Telling("a", after(0.1, *WHOLE)), Telling("b", says(*WHOLE))])
+        spine.rule(Rules(balance="round_robin"), shared=True)
+        spine.path.upstreams.retries.use(RetrySettings(attempts=1))
+        call = asyncio.create_task(spine.whole())
+        await until(lambda: spine.path.upstreams.replicas.pulse("a").in_flight == 1)
+        spine.path.care.failing("a", "no answer within 0.5 s")
+        assert text_of(await call) == "one two three"
+        assert len(spine.receipts()) == 1
+        spine.at_rest()
+
+    asyncio.run(main())

@@ -159,6 +159,14 @@ class Course:
         return any(self._why_not(target.at) is None for target in (*self._primary, *self._fallbacks))
 
     @property
+    def may_go_on(self) -> bool:
+        """The same, and it may be tried after an attempt that failed."""
+        most = self._settings.attempts
+        own = self._primary if self._same_model < most else ()
+        others = [target for target in self._fallbacks if self._fallen.get(_name(target), 0) < most]
+        return any(self._why_not(target.at) is None for target in (*own, *others))
+
+    @property
     def has_other(self) -> bool:
         """Another target of the route could be asked at the same time."""
         return any(self._why_not(target.at) is None for target in self._primary)

@@ -136,7 +136,7 @@ class Trip:
                 leave.dropped()
             raise
         trial = Trial(call, attempt, slot, leave, load, shared.clock, shared.lag)
-        trial.elsewhere = lambda: self._course.has_elsewhere and (not trial.begun or self._mendable)
+        trial.elsewhere = lambda: self._course.may_go_on and (not trial.begun or self._mendable)
         self._trials.append(trial)
         shared.running(trial)
         self._reply.own(lambda: self._over(trial))
