@@ -29,6 +29,10 @@ def course(*own: Target, fallbacks: tuple[Target, ...] = (), rules: Rules | None
     replicas.use({name: name.partition("-")[0] for name in names})
     for name, why in more.pop("ill", {}).items():
         replicas.failing(name, why)
+    for name in more.pop("limited", ()):
+        leave = replicas.enter(name)
+        assert leave is not None
+        leave.ended(LIMITED)
     call = more.pop("call", None) or make_call(clock)
     return Course(call, routed, replicas, lambda targets: targets, RetrySettings(**more), random.Random(1))
 
@@ -98,6 +102,14 @@ def test_a_short_retry_after_is_waited_for_before_another_model_and_a_long_one_i
     assert told(walk(course(OWN, fallbacks=(SMALL,)), long)) == ["own first", "small fallback"]
     assert told(walk(course(OWN), long)) == ["own first", "own retry", "own retry"]
     assert told(walk(course(OWN), Overloaded("busy", retry_after=86_400.0))) == ["own first"]
+
+
+def test_an_overloaded_target_that_is_alone_is_waited_for_until_it_has_rested() -> None:
+    steps = walk(course(OWN, limited=["own"], attempts=2), LIMITED)
+    assert told(steps) == ["own first", "own retry"]
+    assert 1.0 <= steps[1].wait_s <= 1.1, "before its rest is over nobody is let through to it"
+    assert told(walk(course(OWN, limited=["own"]), LIMITED, remaining_s=0.9)) == ["own first"]
+    assert told(walk(course(OWN, limited=["own"], retry_after_max_s=0.5), LIMITED)) == ["own first"]
 
 
 def test_a_wait_that_the_deadline_does_not_allow_is_not_begun() -> None:
