@@ -11,6 +11,10 @@ NAME = "req_x"
 MIB = 1024 * 1024
 
 
+async def nobody() -> bool:
+    return False
+
+
 def numbered(*frames: bytes) -> list[bytes]:
     return [b"id: req_x:%d\n%b" % (number, frame) for number, frame in enumerate(frames, 1)]
 
@@ -25,7 +29,7 @@ def test_a_write_of_several_frames_is_as_many_frames() -> None:
 def test_both_readers_get_every_frame_once_and_nothing_stays() -> None:
     async def main() -> None:
         memory = Memory(MIB)
-        tape = Tape(NAME, MIB, memory)
+        tape = Tape(NAME, MIB, memory, nobody)
         caller, store = tape.caller, tape.store
         assert caller is not None
         assert store is not None
@@ -46,7 +50,7 @@ def test_both_readers_get_every_frame_once_and_nothing_stays() -> None:
 
 def test_an_error_is_the_last_frame_and_has_a_number_too() -> None:
     async def main() -> None:
-        tape = Tape(NAME, MIB, Memory(MIB))
+        tape = Tape(NAME, MIB, Memory(MIB), nobody)
         caller = tape.caller
         assert caller is not None
         tape.begin(())
@@ -63,7 +67,7 @@ def test_an_error_is_the_last_frame_and_has_a_number_too() -> None:
 def test_the_writer_waits_for_the_caller_who_listens_and_not_for_the_store() -> None:
     async def main() -> None:
         memory = Memory(64 * MIB)
-        tape = Tape(NAME, 64 * MIB, memory)
+        tape = Tape(NAME, 64 * MIB, memory, nobody)
         caller = tape.caller
         assert caller is not None
         frame = b"data: %b\n\n" % (b"x" * 1000)
@@ -91,7 +95,7 @@ def test_a_store_too_far_behind_is_given_up_and_holds_nothing() -> None:
     async def main() -> None:
         for limit, process in ((4096, MIB), (MIB, 4096)):
             memory = Memory(process)
-            tape = Tape(NAME, limit, memory)
+            tape = Tape(NAME, limit, memory, nobody)
             store = tape.store
             assert store is not None
             tape.caller_left()
@@ -106,7 +110,7 @@ def test_a_store_too_far_behind_is_given_up_and_holds_nothing() -> None:
 
 def test_a_reader_that_waits_hears_of_frames_and_of_the_end() -> None:
     async def main() -> None:
-        tape = Tape(NAME, MIB, Memory(MIB))
+        tape = Tape(NAME, MIB, Memory(MIB), nobody)
         caller = tape.caller
         assert caller is not None
         begun, more = asyncio.ensure_future(tape.begun()), asyncio.ensure_future(tape.more(caller))

@@ -116,8 +116,9 @@ class Streams:
         if len(self._runs) >= self.settings.calls or len(self._pumps) >= 2 * self.settings.calls:
             self._count_unkept("too_many")
             return None
-        tape = Tape(call.id, int(self.settings.stream_mb * MIB), self._memory)
-        run = Run(call, stream_key(tenant, call.id), tape)
+        key = stream_key(tenant, call.id)
+        tape = Tape(call.id, int(self.settings.stream_mb * MIB), self._memory, partial(self._elsewhere, key))
+        run = Run(call, key, tape)
         run.task = self._runs.spawn(self._carry_out(run, handle, produce), "resumable stream")
         run.task.add_done_callback(partial(self._ended, run))
         pump = self._pumps.spawn(self._pump(run), "stream's way to the store")
@@ -190,6 +191,13 @@ class Streams:
         if run.task is not None and not run.task.done():
             run.abandoned = True
             run.task.cancel()
+
+    async def _elsewhere(self, key: str) -> bool:
+        """Whether somebody follows it from the store, as far as that can be told now."""
+        try:
+            return await self.store.followed(key) > 0
+        except Overloaded:
+            return False
 
     async def _followed(self, run: Run) -> float:
         """For how long somebody counts as following. Whoever follows waits for a store that is away, up to a lease;

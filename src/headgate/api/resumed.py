@@ -67,6 +67,11 @@ async def _listen(exchange: Exchange, run: Run) -> None:
         heart.stop()
     if tape.error is not None and not sink.begun:
         raise _own(tape.error)  # nothing has left yet: the status can still say it
+    if tape.caller is not place:
+        raise Truncated(
+            "This stream is followed on another connection by now, and this one took nothing of it for too long.",
+            code="stream_moved",
+        )
     await sink.end(b"".join(frames))
 
 

@@ -1,7 +1,7 @@
 """The end of a stream in progress that somebody still needs: the caller who listens, or the store that keeps it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from headgate.api.errors import openai_frame
 from headgate.api.recording import Memory
@@ -11,6 +11,8 @@ from headgate.core.streams import READ_FRAMES
 
 AHEAD = 256 * 1024
 """Bytes by which an answer may be ahead of the caller who listens."""
+STILL_S = 2.0
+"""After so long a caller who takes nothing may be one who has gone without a word, and come back elsewhere."""
 _BLANK = b"\n\n"
 
 
@@ -36,15 +38,17 @@ class Place:
 class Tape:
     """Numbers the frames of one answer, and holds each until both its readers have it. Written by one task.
 
-    The writer waits for the caller, as long as there is one. It never waits for the store: where that is more than
+    The writer waits for the caller, as long as there is one: `caller` becomes None where he stands still and
+    `elsewhere` says that the stream is followed from the store. It never waits for the store: where that is more than
     `limit` bytes behind, or all tapes together fill the process's `memory`, `store` becomes None and the stream can
     no longer be resumed.
     """
 
-    def __init__(self, stream: str, limit: int, memory: Memory) -> None:
+    def __init__(self, stream: str, limit: int, memory: Memory, elsewhere: Callable[[], Awaitable[bool]]) -> None:
         self._name = f"id: {stream}:".encode()
         self._limit = limit
         self._memory = memory
+        self._elsewhere = elsewhere
         self._frames: list[bytes] = []
         self._first = 1
         """The number of the first frame still held."""
@@ -71,7 +75,12 @@ class Tape:
         self._take(data)
         self._tell()
         while self.caller is not None and self._total - self.caller.passed > AHEAD:
-            await self._changed.wait()
+            try:
+                async with asyncio.timeout(STILL_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                if await self._elsewhere():
+                    self.caller_left()
 
     def nudge(self, _data: bytes) -> None:
         """Heartbeats belong to connections and are not numbered."""
