@@ -295,8 +295,9 @@ class Attempt:
 
     def desert(self, code: str) -> None:
         """Its answer is not wanted any more: another attempt was quicker, or it does not go on with what was sent."""
-        if not self.ended:
+        if self.won or not self.ended:  # a race may end in a tie: then this one is an answer too, and nobody's
             self.deserted = True
+        if not self.ended:
             self._end_early("cancelled", CLIENT_CLOSED, code)
 
     def _end_early(self, outcome: Outcome, status: int, code: str | None) -> None:
