@@ -55,6 +55,8 @@ class BackendSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Names for callers, to names of the server."""
     usage_in_stream: bool | None = None
     """Ask for usage in streams. None: as the catalogue says, else yes."""
+    finish_reasons: bool = True
+    """Whether its streams say why each choice ended. Off: `[DONE]` alone is taken for the end of a whole answer."""
     output_cap_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     """How the server is told the most tokens a chat answer may have. None: as the catalogue says, else max_tokens."""
     prefill: Prefill | None = None
@@ -132,6 +134,7 @@ def _openai(settings: BackendSettings, env: Mapping[str, str]) -> OpenAISettings
     return OpenAISettings(
         name=settings.name,
         output_cap_field=cap_field,
+        finish_reasons=settings.finish_reasons,
         prefill=prefill,
         base_url=base_url,
         api_key=key or None,

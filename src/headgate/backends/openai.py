@@ -67,6 +67,8 @@ class OpenAISettings(Struct, frozen=True, kw_only=True):
     query: Mapping[str, str] = {}
     output_cap_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """How this server is told the most tokens a chat answer may have."""
+    finish_reasons: bool = True
+    """A stream is whole only where every choice gave its reason. Off for servers that give none."""
     usage_in_stream: bool = True
     """Ask for usage in streams. Off for servers that refuse `stream_options`."""
     prefill: Prefill | None = "none"
@@ -175,7 +177,9 @@ class OpenAIBackend:
         headers = _passed_on(exchange)
         if call.stream:
             await self._check_stream(exchange)
-            expected = Expectation(_choices(call), call.include_usage, self._settings.api_key or "")
+            expected = Expectation(
+                _choices(call), call.include_usage, self._settings.api_key or "", self._settings.finish_reasons
+            )
             pace = Pace(floor) if floor > 0 else None
             relay = Relay(exchange, FrameReader(expected, progress, pace))
             return Answer(stream=relay, progress=progress, headers=headers, close=relay.aclose)

@@ -88,6 +88,8 @@ class Expectation(Struct, frozen=True):
     """The caller wants to see usage in the stream."""
     secret: str = ""
     """The upstream's key, kept out of error texts."""
+    reasons: bool = True
+    """Every choice must say why it ended: `[DONE]` alone is no end."""
 
 
 class FrameReader:
@@ -215,7 +217,11 @@ class FrameReader:
         if not self._seen:
             self._fail(Upstream("the model server's answer holds no result", code="upstream_bad_answer"), None)
             return []
-        items: list[Event | bytes] = [Finish("stop", index) for index in sorted(self._seen - self._finished)]
+        unfinished = self._seen - self._finished
+        if unfinished and self._expected.reasons:
+            self._fail(cut_short(), None)  # a proxy may close a broken stream as if it were whole
+            return []
+        items: list[Event | bytes] = [Finish("stop", index) for index in sorted(unfinished)]
         return items + self._end()
 
     def _end(self) -> list[Event | bytes]:
