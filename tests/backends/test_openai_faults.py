@@ -11,6 +11,7 @@ from headgate.backends.openai_answer import check_utf8
 from headgate.backends.openai_errors import error_for
 from headgate.core.deadline import Timeouts
 from headgate.core.errors import (
+from headgate.core.events import Finish
     BadCall,
     HeadgateError,
     NotFound,
@@ -60,6 +61,7 @@ IN_THE_STREAM = {
     "cut_in_event": (A, Truncated),
     "cut_in_event_cleanly": (A, Truncated),
     "no_finish": (A + B, Truncated),
+    "done_unfinished": (A, Truncated),
     "nothing": (b"", Truncated),
     "only_done": (b"", Upstream),
     "bad_json_event": (A, Upstream),
@@ -294,3 +296,15 @@ def test_a_large_body_is_utf8_or_no_answer(place: int) -> None:
     for broken in (good[:place] + b"\xff" + good[place:], good[: place + 2]):
         with pytest.raises(UnicodeDecodeError):
             check_utf8(broken)
+
+
+def test_a_server_that_gives_no_reasons_may_be_taken_at_its_word(server: str) -> None:
+    async def main() -> None:
+        up = backend(server, finish_reasons=False)
+        answer = await up.open(call("done_unfinished", stream=True), target("done_unfinished"))
+        assert answer.stream is not None
+        assert Finish("stop") in [item async for item in answer.stream]
+        await answer.aclose()
+        await up.aclose()
+
+    asyncio.run(main())

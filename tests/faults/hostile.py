@@ -23,7 +23,7 @@ from tests.upstream.process import get, upstream
 ATTEMPTS_MAX = 3
 LEFT_AFTER = 1 << 20
 """Bytes of an endless answer after which its caller leaves."""
-AS_THEY_CAME = {"old:done_unfinished", "old:json_for_stream"}
+AS_THEY_CAME = {"old:json_for_stream"}
 """Passed on as the upstream says them: `[DONE]` without a finish, a choice without anything."""
 GAUGES = r"^(headgate_(?:backend_)?calls_(?:in_flight|waiting)(?:\{[^}]*\})?) (\S+)$"
 REDIRECTS = (301, 302, 303, 307, 308)

@@ -28,7 +28,18 @@ Level = Literal["full", "fallback", "cached", "message"]
 """How good an answer was served: the route's own model's, a fallback's, a kept one, or a fixed message."""
 CLIENT_CLOSED = 499
 """The status recorded for a caller that left (nginx's number for it)."""
-_CALLERS_END = {"client_closed", "deadline_exceeded"}
+_WORKED_ON = frozenset(
+    {
+        "client_closed",
+        "deadline_exceeded",
+        "upstream_truncated",
+        "upstream_stalled",
+        "upstream_timeout",
+        "upstream_too_slow",
+        "upstream_silent",
+    }
+)
+"""Ends of a whole answer at which its upstream had been at work: the prompt is taken for read."""
 LAPS = 4
 """Of the event loop, between a request that is ready to be sent and its answer seen."""
 FLOOR_S = 0.05
@@ -302,7 +313,7 @@ class Attempt:
 
     def _end_early(self, outcome: Outcome, status: int, code: str | None) -> None:
         self.usage = self._consumed()
-        if self.progress is None and (self.deserted or (not self._call.stream and code in _CALLERS_END)):
+        if self.progress is None and (self.deserted or (not self._call.stream and code in _WORKED_ON)):
             # A whole answer begins when it is complete: the prompt was being worked on.
             self.usage = self._receipt.usage
         with contextlib.suppress(Overloaded):  # the journal keeps the receipt; the error in hand matters more
