@@ -11,7 +11,6 @@ from headgate.backends.openai_answer import check_utf8
 from headgate.backends.openai_errors import error_for
 from headgate.core.deadline import Timeouts
 from headgate.core.errors import (
-from headgate.core.events import Finish
     BadCall,
     HeadgateError,
     NotFound,
@@ -21,6 +20,7 @@ from headgate.core.events import Finish
     Upstream,
     UpstreamTimeout,
 )
+from headgate.core.events import Finish
 from tests.backends.calls import backend, call, collect, stats, target, until_idle, until_stats
 from tests.upstream.exchange import delta
 
