@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from headgate.core.usage import Usage
 from headgate.pipeline.admission import Lease
 from headgate.pipeline.auth import Auth
 from headgate.pipeline.degraded import Degraded
-from headgate.pipeline.dispatch import Dispatch
+from headgate.pipeline.dispatch import dispatch
 from headgate.pipeline.flights.shared import Memory
 from headgate.pipeline.flights.stage import Flights
 from headgate.pipeline.gateway import Gateway
@@ -67,7 +68,7 @@ class Flying(Spine):
         super().__init__(folder, backends, **more)
         self.rules = rules or Rules()
         self.memory = memory or Memory()
-        self.flights = Flights(Dispatch(self.path.upstreams).send, self._lead, self.clock, self.memory)
+        self.flights = Flights(partial(dispatch, self.path.upstreams), self._lead, self.clock, self.memory)
         self.degraded = Degraded(self.clock)
         self.other = Principal("key_2", "globex", frozenset({"inference"}))
         keys = {hash_key(SECRET, KEY): self.principal, hash_key(SECRET, OTHER): self.other}

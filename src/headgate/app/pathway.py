@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from msgspec import structs
 
@@ -24,7 +25,7 @@ from headgate.pipeline.booking import Booking
 from headgate.pipeline.capacity import Fixed
 from headgate.pipeline.costing import Costing
 from headgate.pipeline.degraded import Degraded
-from headgate.pipeline.dispatch import Dispatch
+from headgate.pipeline.dispatch import dispatch
 from headgate.pipeline.flights.stage import Flights
 from headgate.pipeline.gate import Gate, GateSettings
 from headgate.pipeline.gates import Gates
@@ -99,7 +100,7 @@ def pathway(config: Config, auth: Auth, limiter: Limiter, spent: Spent, meter: M
     door = Gate("the server", Fixed(config.admission.concurrency), settings, clock)
     admission = Admission(config.admission, booking, door, meter.journal, clock)
     upstreams.again = admission.again
-    flights = Flights(Dispatch(upstreams).send, admission.lead, clock)
+    flights = Flights(partial(dispatch, upstreams), admission.lead, clock)
     gateway = Gateway(auth, admission, flights, Degraded(clock), meter, clock)
     return Pathway(gateway, upstreams, gates, seeds, alerts, care)
 
