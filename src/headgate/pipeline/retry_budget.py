@@ -28,6 +28,10 @@ class RetrySettings(Struct, frozen=True, forbid_unknown_fields=True):
     """A longer one is not waited for even where there is no fallback; nor is one that the deadline does not allow."""
 
 
+KEPT = 0.5
+"""The part of the reserve that callers' own retries leave."""
+
+
 class RetryBudget:
     """Of one backend in one process. Every method is synchronous."""
 
@@ -46,9 +50,11 @@ class RetryBudget:
         self._left = min(self._left, settings.reserve)
 
     def came(self, client_retry: bool) -> None:
-        """A call has come. One that is its caller's own retry is never refused for it, but it uses up the budget."""
+        """A call has come. One that is its caller's own retry is never refused for it, but it uses up the budget: half of
+        it at most, since what a caller says of itself may not take away what all have.
+        """
         if client_retry:
-            self._left = max(0.0, self._left - 1.0)
+            self._left = max(min(self._left, self._settings.reserve * KEPT), self._left - 1.0)
         else:
             self._left = min(self._settings.reserve, self._left + self._settings.ratio)
 
