@@ -60,7 +60,7 @@ size: | $(BIN)/python ## file, function and parameter limits
 bench: $(VENV)/.dev ## what Headgate itself costs: CPU per request and per chunk, added latency
 	$(BIN)/python -m bench.overhead $(ARGS)
 
-prove: $(VENV)/.dev ## the long proofs: kill storms, budget races, thousands of streams, 10,000 fuzzed requests
+prove: $(VENV)/.dev ## the long proofs: kill storms, budget races, thousands of streams, a soak, a million marked calls
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --disable-pip-version-check -q torch==2.13.0
 	$(BIN)/python -m pytest -m prove --timeout 1800 $(ARGS)
 
