@@ -157,7 +157,7 @@ def _judge(heard: Heard, data: bytes, headers: Mapping[str, str]) -> None:
         return _error(heard, msgspec.json.decode(data))
     if not heard.stream:
         if len(data) != int(headers["content-length"]):
-            raise ValueError("the body was cut")
+            raise ValueError(f"{len(data)} of {headers['content-length']} bytes: {data[-200:]!r}")
         choice = msgspec.json.decode(data)["choices"][0]
         return _compare(heard, choice["message"]["content"], choice["finish_reason"])
     text, finish = "", None

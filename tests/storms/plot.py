@@ -41,7 +41,7 @@ def plot(heard: Sequence[Heard], figures: Figures, file: Path) -> None:
     below.set_title("% of the calls due in each second, by the replica that answered", fontsize=10)
     below.set_xlabel("seconds", fontsize=9)
     for axes in (above, below):
-        axes.legend(fontsize=9, frameon=False, loc="upper right", ncols=4)
+        axes.legend(fontsize=8, loc="lower right" if axes is below else "upper right", ncols=4)
         for at, text in ((figures["stopped_at_s"], "SIGSTOP"), (figures["thawed_at_s"], "SIGCONT")):
             axes.axvline(at, color=GREY, linestyle="--", linewidth=1)
             axes.text(at, axes.get_ylim()[1], f" {text}", va="top", fontsize=8, color=GREY)
