@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -78,6 +79,22 @@ def test_a_client_that_drips_its_body_is_cut() -> None:
 def test_a_client_that_never_reads_its_refusal_is_let_go() -> None:
     with House(linger_s=0.2) as house, house.connect() as wire:
         wire.send(b"nonsense\r\n\r\n")
+        eventually(lambda: house.server.connections == 0)
+
+
+def test_a_whole_answer_on_a_closing_connection_waits_for_a_client_that_is_slow_to_read_it() -> None:
+    async def large(_: Call) -> AsyncIterator[Event | bytes]:
+        yield Text("x" * 20_000_000)
+        yield Finish("stop")
+
+    with House(linger_s=0.1, send_s=30.0) as house, house.connect() as wire:
+        house.gateway.answers["large"] = large
+        body = b'{"model":"large","messages":[{"role":"user","content":"hi"}]}'
+        wire.send(HEAD + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        status, headers = wire.head()
+        time.sleep(1.0)  # longer than the connection may linger
+        assert status == 200
+        assert len(wire.rest()) == int(dict(headers)["content-length"])
         eventually(lambda: house.server.connections == 0)
 
 

@@ -133,6 +133,8 @@ class Connection(HttpToolsProtocol):
         self._body = 0
         self._leaving: float | None = None
         """Since when this connection is being closed."""
+        self._unread = 0.0
+        """When bytes of ours were last seen that its client had yet to read."""
         self._paused: float | None = None
         """Since when the client has not read."""
         self._lingering = False
@@ -283,7 +285,9 @@ class Connection(HttpToolsProtocol):
         limits = self._settings
         if self._lingering or self.transport.is_closing():
             self._leaving = self._leaving or now
-            if now - self._leaving >= limits.linger_s:
+            if self.transport.get_write_buffer_size():
+                self._unread = now  # a slow client still reads its answer
+            if now - max(self._leaving, self._unread) >= limits.linger_s or now - self._leaving >= limits.send_s:
                 self.transport.abort()
         elif self._paused is not None:
             if now - self._paused >= limits.send_s:
