@@ -12,6 +12,14 @@ class Oracle:
         self.taken: list[list[int]] = []
         """Time, cost and claim of every take."""
         self.level, self.at = Fraction(0), 0
+        self.leaks: Rate | None = None
+        """The rate that the level was last taken with."""
+
+    def may_be_forgotten(self, rate: Rate, now: int) -> bool:
+        """A bucket that has run empty at its own rate may be forgotten, though it had not at the one asked with now."""
+        if self.leaks is None or rate.algorithm not in {"token_bucket", "leaky_bucket"}:
+            return False
+        return self.used(rate, now) > 0 == self.used(self.leaks, now)
 
     def used(self, rate: Rate, now: int) -> Fraction:
         """How much of the limit is taken at `now`."""
@@ -48,6 +56,7 @@ class Oracle:
         cost = self.cost(rate, cost)
         if cost > 0:  # from here on it leaks at this rate
             self.level, self.at = self.used(rate, now) + cost, now
+            self.leaks = rate
         if rate.algorithm in {"sliding_log", "sliding_counter"}:
             self.level = Fraction(0)
             window = int(rate.window_s * 1_000_000)

@@ -58,7 +58,10 @@ class Walk:
         plan = self.plans[key, amount, large]
         oracle, now, one = self.oracles[key], self.driver.us, plan.rates[0]
         verdict = await self.limiter.reserve(f"c{self.decided}", plan, Cost(cost), 60)
-        over, whole = oracle.over(one, now, cost), oracle.whole(one)
+        whole = oracle.whole(one)
+        if oracle.may_be_forgotten(one, now) and _as_if_new(verdict, whole, oracle.cost(one, cost)):
+            oracle.level = Fraction(0)
+        over = oracle.over(one, now, cost)
         if abs(over) > whole * ENOUGH:
             assert verdict.allowed == (over <= 0), (key, amount, cost, float(over))
         if verdict.allowed:
@@ -104,6 +107,11 @@ class Walk:
         self.limiter.settle(f"c{claim}", plan, Cost(held), Cost(used))
         await self.limiter.flush()
         oracle.end(one, now, claim, held, used)
+
+
+def _as_if_new(verdict: Verdict, whole: Fraction, cost: int) -> bool:
+    left = whole - (max(0, cost) if verdict.allowed else 0)
+    return abs(Fraction(verdict.rates[0].remaining) - left) <= whole * ENOUGH
 
 
 async def wander(walk: Walk, rng: random.Random, steps: int) -> None:

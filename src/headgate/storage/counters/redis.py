@@ -8,15 +8,13 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from headgate.core.counters import check_ttl, check_value
 from headgate.core.errors import Overloaded
 from headgate.storage.counters import scripts
-from headgate.storage.errors import StorageError
+from headgate.storage.redis_pool import connection_pool
 
 TIMEOUT_S = 1.0
 """For a whole method: a place in the pool, connecting, the round trip."""
@@ -36,18 +34,7 @@ class RedisCounters:
     @classmethod
     def at(cls, url: str, timeout_s: float = TIMEOUT_S, prefix: str = PREFIX) -> "RedisCounters":
         """Connects on first use. Raises `StorageError` for a URL the client does not understand."""
-        try:
-            pool = BlockingConnectionPool.from_url(
-                url,
-                max_connections=CONNECTIONS,
-                timeout=timeout_s,
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
-                retry=Retry(NoBackoff(), 0),
-            )
-        except ValueError as error:
-            # The URL may hold a password: only what was wrong with it is said.
-            raise StorageError(f"storage.counters: {error}; write redis://host:port/0") from error
+        pool = connection_pool(url, CONNECTIONS, timeout_s)
         return cls(Redis.from_pool(pool), timeout_s, prefix)
 
     async def acquire(self, key: str, holder: str, limit: int, ttl_s: float) -> bool:

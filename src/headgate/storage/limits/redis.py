@@ -11,20 +11,18 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 from msgspec import Struct
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
 from headgate.core.clock import Clock
 from headgate.core.errors import Overloaded
 from headgate.core.limiter import Account, AccountState, Cost, Plan, Verdict
-from headgate.storage.errors import StorageError
 from headgate.storage.limits.numbers import check_cost, check_spent, check_ttl, clamped
 from headgate.storage.limits.pipelines import Pipelines
 from headgate.storage.limits.scripts import Scripts
 from headgate.storage.limits.settlements import Outcome, Settlements
 from headgate.storage.limits.shared import Keys, Prepared, milliseconds, verdict
+from headgate.storage.redis_pool import connection_pool
 
 TIMEOUT_S = 1.0
 """For a whole method: a place in the pool, connecting, the round trip."""
@@ -222,16 +220,4 @@ def _away(problem: str) -> Overloaded:
 
 
 def connect(url: str, timeout_s: float) -> Redis:
-    try:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=CONNECTIONS,
-            timeout=timeout_s,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),
-        )
-    except ValueError as error:
-        # The URL may hold a password: only what was wrong with it is said.
-        raise StorageError(f"storage.counters: {error}; write redis://host:port/0") from error
-    return Redis.from_pool(pool)
+    return Redis.from_pool(connection_pool(url, CONNECTIONS, timeout_s))

@@ -12,16 +12,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from headgate.core.clock import Clock
 from headgate.core.errors import Overloaded
 from headgate.core.streams import READ_FRAMES, Gone, Page, StreamSettings
-from headgate.storage.errors import StorageError
+from headgate.storage.redis_pool import connection_pool
 from headgate.storage.streams.rest import REST_S_MAX, Rest
 
 TIMEOUT_S = 1.0
@@ -81,23 +79,9 @@ class RedisStreams:
         cls, url: str, settings: StreamSettings, clock: Clock, timeout_s: float = TIMEOUT_S, prefix: str = PREFIX
     ) -> "RedisStreams":
         """Connects on first use. Raises `StorageError` for a URL the client does not understand."""
-
-        def client(connections: int, longest_s: float) -> Redis:
-            pool = BlockingConnectionPool.from_url(
-                url,
-                max_connections=connections,
-                timeout=timeout_s,
-                socket_timeout=longest_s,
-                socket_connect_timeout=timeout_s,
-                retry=Retry(NoBackoff(), 0),
-            )
-            return Redis.from_pool(pool)
-
-        try:
-            return cls(client(CONNECTIONS, timeout_s), client(WAITING, 60.0), settings, clock, timeout_s, prefix)
-        except ValueError as error:
-            # The URL may hold a password: only what was wrong with it is said.
-            raise StorageError(f"storage.counters: {error}; write redis://host:port/0") from error
+        writing = Redis.from_pool(connection_pool(url, CONNECTIONS, timeout_s))
+        waiting = Redis.from_pool(connection_pool(url, WAITING, timeout_s, 60.0))
+        return cls(writing, waiting, settings, clock, timeout_s, prefix)
 
     @property
     def kept(self) -> int:
