@@ -13,7 +13,7 @@ class Oracle:
         """Time, cost and claim of every take."""
         self.level, self.at = Fraction(0), 0
         self.leaks: Rate | None = None
-        """The rate that the level was last taken with."""
+        """The rate that the level was last set with."""
 
     def may_be_forgotten(self, rate: Rate, now: int) -> bool:
         """A bucket that has run empty at its own rate may be forgotten, though it had not at the one asked with now."""
@@ -67,6 +67,7 @@ class Oracle:
         held, used = self.cost(rate, held), self.cost(rate, used)
         if rate.algorithm in {"token_bucket", "leaky_bucket"} and held != used:
             self.level, self.at = max(Fraction(0), self.used(rate, now) + used - held), now
+            self.leaks = rate
         for entry in self.taken:
             if entry[2] == claim:
                 entry[1] = used
