@@ -42,6 +42,10 @@ def request_head(origin: Origin, method: str, path: str, headers: Mapping[str, s
     return ("\r\n".join(lines) + "\r\n").encode("ascii")
 
 
+RESEND_S = 0.5
+"""So soon a kept connection shows that it was dead: a round trip. One that is closed later may have been worked on."""
+
+
 class HttpClient:
     """One server. Redirects are never followed; a stale pooled connection is replaced once, unseen."""
 
@@ -88,12 +92,13 @@ class HttpClient:
             reused = connection.idle_since > 0
             exchange = Exchange(Response(self._limits), self._pool.ended)
             phases = (timeouts.first_token_s, timeouts.between_tokens_s)
+            sent = loop.time()
             exchange.begin(connection, data, Patience(loop, phases, (end, seconds), exchange.expired))
             try:
                 await exchange.head()
             except HeadgateError:
-                if exchange.untouched and reused and attempt == 0:
-                    continue
+                if exchange.untouched and reused and attempt == 0 and loop.time() - sent < RESEND_S:
+                    continue  # it had been closed while it lay idle: the request was never read
                 raise
             return exchange
         raise AssertionError("unreachable")

@@ -14,6 +14,11 @@ from headgate.core.errors import Failed, Truncated, Upstream, UpstreamTimeout
 HIGH_WATER_BYTES = 64 * 1024
 """Unread body beyond which the socket is left unread until the consumer has caught up."""
 
+KERNEL_BYTES = 128 * 1024
+"""What the kernel may hold besides (it takes twice that): left to itself it takes megabytes of an unread answer, which
+the upstream then believes delivered.
+"""
+
 DRAIN_BYTES = 64 * 1024
 DRAIN_SECONDS = 1.0
 """What a response may still send, and for how long, after its consumer has what it wanted."""
@@ -33,6 +38,7 @@ class Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("socket")
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BYTES)
         self._poll.register(peer.fileno(), select.POLLIN)
 
     def is_quiet(self) -> bool:
