@@ -9,6 +9,7 @@ import pytest
 
 from bench import routing
 from bench.routing_trace import BLOCK_TOKENS, PREAMBLE, compressed, conversations, reuse, singles
+from headgate.core.rules import Balance
 
 ROOT = Path(__file__).parents[2]
 SHARED = "shared prefixes, load 1.2"
@@ -29,9 +30,12 @@ def test_the_trace_looks_like_the_one_it_stands_for() -> None:
 
 
 def test_shared_prefixes_near_saturation_a_tenth_of_round_robins_wait() -> None:
-    rows = routing.play(SHARED, 1, 3_000.0, ["tokens_in_flight", "prefix", "round_robin"])
-    waits = {row["balance"]: row["mean_s"] for row in rows}
-    assert waits["tokens_in_flight"] <= 0.1 * waits["round_robin"]
+    ways: list[Balance] = ["tokens_in_flight", "prefix", "round_robin"]
+    rows = [row for seed in range(3) for row in routing.play(SHARED, seed, 3_000.0, ways)]
+    waits = {way: fmean(float(row["mean_s"]) for row in rows if row["balance"] == way) for way in ways}
+    assert waits["tokens_in_flight"] <= 0.1 * waits["round_robin"], (
+        "over seeds, as it is promised: one trace is no mean"
+    )
     assert waits["prefix"] <= 0.2 * waits["round_robin"]
     assert all(row["max_share"] <= 1.4 for row in rows), "nobody is run over"
 
