@@ -50,8 +50,9 @@ class RetryBudget:
         self._left = min(self._left, settings.reserve)
 
     def came(self, client_retry: bool) -> None:
-        """A call has come. One that is its caller's own retry is never refused for it, but it uses up the budget: half of
-        it at most, since what a caller says of itself may not take away what all have.
+        """A call has come. One that is its caller's own retry is never refused for it, but it uses up the budget.
+
+        Half of it at most, since what a caller says of itself may not take away what all have.
         """
         if client_retry:
             self._left = max(min(self._left, self._settings.reserve * KEPT), self._left - 1.0)
