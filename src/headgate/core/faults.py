@@ -33,6 +33,10 @@ _UNSENT = frozenset(
 )
 
 
+_FINAL = frozenset({"deadline_exceeded", "client_closed", "internal_error", "ledger_unavailable", "ledger_behind"})
+_NOT_TRIED = frozenset({"queue_full", "queue_timeout", "backend_unavailable"})
+
+
 def classify(error: HeadgateError) -> ErrorClass:
     """The class whose policy decides what is tried next."""
     if error.code == CONTEXT_LENGTH:
@@ -58,3 +62,13 @@ def blame(error: HeadgateError) -> Blame:
 def unsent(error: HeadgateError) -> bool:
     """Whether the upstream cannot have begun to work on it: then even what has side effects may be sent again."""
     return error.code in _UNSENT
+
+
+def final(error: HeadgateError) -> bool:
+    """Whether no other attempt may help: the time is over, nobody listens, or the answer could not be accounted for."""
+    return error.code in _FINAL
+
+
+def not_tried(error: HeadgateError) -> bool:
+    """Whether the call never left for its target: no attempt was made, and there is nothing there to wait for."""
+    return error.code in _NOT_TRIED

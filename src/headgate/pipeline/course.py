@@ -15,16 +15,11 @@ from msgspec import Struct, structs
 from headgate.backends.replicas import Replicas
 from headgate.core.call import Call
 from headgate.core.errors import Bug, HeadgateError
-from headgate.core.faults import ErrorClass, classify, unsent
+from headgate.core.faults import ErrorClass, classify, final, not_tried, unsent
 from headgate.core.rules import Way
 from headgate.core.target import Routed, Target
 from headgate.core.usage import Reason
 from headgate.pipeline.retry_budget import RetrySettings
-
-_FINAL = frozenset({"deadline_exceeded", "client_closed", "internal_error", "ledger_unavailable", "ledger_behind"})
-_OURS = frozenset({"queue_full", "queue_timeout", "backend_unavailable"})
-"""The call never left: there is nothing to wait for at the same target."""
-
 
 Order = Callable[[list[Target]], list[Target]]
 Allowed = Callable[[Target], bool]
@@ -89,7 +84,7 @@ class Course:
     def after(self, step: Step, error: HeadgateError, remaining_s: float, allowed: Allowed) -> Step | None:
         """What to try after `step` failed; None where nothing may or can help. `allowed` pays for a retry."""
         kind = classify(error)
-        if error.code in _FINAL or remaining_s <= 0:
+        if final(error) or remaining_s <= 0:
             return None
         if self._call.operation == "passthrough" and not unsent(error):
             return None  # what it does is not known here: it may have been done
@@ -103,7 +98,7 @@ class Course:
         return (
             self._other(error, allowed)
             or self._soon(step, error, remaining_s, allowed)
-            or self._fall_back(allowed, free=error.code in _OURS)
+            or self._fall_back(allowed, free=not_tried(error))
             or self._later(step, error, remaining_s, allowed)
         )
 
@@ -176,12 +171,12 @@ class Course:
         return self._pick("hedge", usable_only=True)
 
     def _other(self, error: HeadgateError, allowed: Allowed) -> Step | None:
-        if not self._primary or (self._same_model >= self._settings.attempts and error.code not in _OURS):
+        if not self._primary or (self._same_model >= self._settings.attempts and not not_tried(error)):
             return None
         step = self._pick("retry", usable_only=bool(self._fallbacks))
         if step is None:
             return None
-        if error.code in _OURS:
+        if not_tried(error):
             return step  # no attempt was made: nothing is tried again
         if not allowed(step.target):
             return None
@@ -190,7 +185,7 @@ class Course:
 
     def _soon(self, step: Step, error: HeadgateError, remaining_s: float, allowed: Allowed) -> Step | None:
         wait = error.retry_after
-        if classify(error) != "overload" or wait is None or error.code in _OURS:
+        if classify(error) != "overload" or wait is None or not_tried(error):
             return None
         longest = self._settings.wait_s if self._fallbacks else self._settings.retry_after_max_s
         if wait > longest:
@@ -199,7 +194,7 @@ class Course:
 
     def _later(self, step: Step, error: HeadgateError, remaining_s: float, allowed: Allowed) -> Step | None:
         kind = classify(error)
-        if kind not in {"upstream", "overload"} or error.code in _OURS or error.retry_after is not None:
+        if kind not in {"upstream", "overload"} or not_tried(error) or error.retry_after is not None:
             return None  # a target that was silent once is not given a second wait
         wait = self._backoff()
         if kind == "overload":  # it rests: before that is over nobody is let through to it

@@ -18,7 +18,7 @@ SAVED_MAX = 10.0
 
 
 class Hedges:
-    """Of one route. Every method is synchronous."""
+    """Of one model, as callers name it. Every method is synchronous."""
 
     def __init__(self) -> None:
         self._latencies: deque[float] = deque(maxlen=SAMPLES)

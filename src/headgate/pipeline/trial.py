@@ -63,7 +63,6 @@ class Trial:
             self.attempt.progress = answer.progress
             self.headers = answer.headers
             if answer.stream is None:
-                alarm.waiter = None
                 self._take_body(answer)
                 return None
             first, self._rest = await hold_back(answer.stream, rule, self._clock)
@@ -132,9 +131,7 @@ class Trial:
         """Not kept open while another target is asked."""
         if self.attempt.ended:
             return  # the answer is there and its receipt could not be kept
-        self.attempt.fail(error)
-        self._pass.ended(error)
-        self._slot.leave(ok=not _too_much(error))
+        self._broken(error)
         await finish(self.aclose(error), CLOSING_SECONDS)
 
     def _take_body(self, answer: Answer) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from headgate.core.call import Call
 from headgate.core.errors import Bug, HeadgateError
 from headgate.core.events import Event, Stream
-from headgate.core.faults import blame, classify
+from headgate.core.faults import blame, classify, final
 from headgate.core.rules import Way
 from headgate.core.tasks import finish
 from headgate.pipeline.rescue.carry_on import CarryOn, choices, text_to_continue
@@ -19,8 +19,6 @@ ATTEMPTS_MAX = 16
 """For one stream. What is affordable is for `Another` to say; this bounds what it forgot."""
 BURST = 32
 """Items of another answer in a row, before everybody else's turn: while they are only checked nobody waits for them."""
-_FINAL = frozenset({"deadline_exceeded", "client_closed", "ledger_unavailable", "ledger_behind"})
-"""No other attempt may help: the time is over, nobody listens, or the answer could not be paid for."""
 
 Another = Callable[[Way, str], Awaitable[Stream | None]]
 """Opens one more attempt and gives its metered stream, from its first item.
@@ -37,7 +35,7 @@ Over = Callable[[HeadgateError | None], None]
 
 def mendable(error: HeadgateError) -> bool:
     """Whether another attempt may go on where this error broke a stream: the upstream failed, stalled or is full."""
-    if isinstance(error, Bug) or error.code in _FINAL or blame(error) == "caller":
+    if isinstance(error, Bug) or final(error) or blame(error) == "caller":
         return False
     return classify(error) in {"upstream", "timeout", "overload"}
 
@@ -168,7 +166,7 @@ class _Search:
         """
         if mendable(error):
             return True
-        if error.code in _FINAL or isinstance(error, Bug):
+        if final(error) or isinstance(error, Bug):
             return False
         kind = classify(error)
         if kind in {"bad_request", "context_length", "overload"}:
