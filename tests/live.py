@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.servers import postgres_database
+
 ADMIN_KEY = "hg-test-bootstrap-key-0123456789abcdef"
 START_SECONDS = 60.0
 
@@ -159,6 +161,10 @@ def wait_ready(live: Live, seconds: float = START_SECONDS) -> Live:
     raise AssertionError(f"not ready within {seconds} s ({started} starts):\n{live.log_path.read_text()}")
 
 
+SHARED_SECRET = {"HEADGATE_SECRET": "the-same-secret-on-both-of-them"}
+"""Under which the servers of one deployment hash their keys."""
+
+
 @contextmanager
 def serving(home: Path, config: str | None = None, environment: dict[str, str] | None = None) -> Iterator[Live]:
     """A ready server, stopped and reaped at the end."""
@@ -173,3 +179,12 @@ def serving(home: Path, config: str | None = None, environment: dict[str, str] |
             except subprocess.TimeoutExpired:
                 live.process.kill()
                 live.process.wait(10)
+
+
+@contextmanager
+def serving_two(folder: Path, config: str) -> Iterator[tuple[Live, Live]]:
+    """Two ready servers of one deployment: they share a PostgreSQL, whose address takes the place of `{url}`."""
+    with postgres_database() as url:
+        both = config.format(url=url)
+        with serving(folder / "one", both, SHARED_SECRET) as one, serving(folder / "two", both, SHARED_SECRET) as two:
+            yield one, two

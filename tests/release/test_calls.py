@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests import servers
 from tests.api.house import Wire
-from tests.live import ADMIN_KEY, Live, serving, until
+from tests.live import ADMIN_KEY, Live, serving_two, until
 from tests.release.test_admin import BASE, ask
 
 CONFIG = """
@@ -23,16 +22,12 @@ routes:
 - {{model: both, targets: [{{backend: demo, model: one}}], fallbacks: [{{backend: spare, model: three}}]}}
 storage: {{sql: "{url}"}}
 """
-SECRET = {"HEADGATE_SECRET": "the-same-secret-on-both-of-them"}
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Live, Live]]:
-    folder = tmp_path_factory.mktemp("calls")
-    with servers.postgres_database() as url:
-        config = CONFIG.format(url=url)
-        with serving(folder / "one", config, SECRET) as one, serving(folder / "two", config, SECRET) as two:
-            yield one, two
+    with serving_two(tmp_path_factory.mktemp("calls"), CONFIG) as two:
+        yield two
 
 
 class Got:

@@ -7,8 +7,7 @@ from functools import partial
 
 import pytest
 
-from tests import servers
-from tests.live import ADMIN_KEY, Live, serving, until
+from tests.live import ADMIN_KEY, Live, serving_two, until
 from tests.release.test_admin import BASE, active, ask
 
 CONFIG = """
@@ -18,16 +17,12 @@ backends:
 - {{name: demo, kind: scripted, models: [one, two]}}
 storage: {{sql: "{url}"}}
 """
-SECRET = {"HEADGATE_SECRET": "the-same-secret-on-both-of-them"}
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Live, Live]]:
-    folder = tmp_path_factory.mktemp("replicas")
-    with servers.postgres_database() as url:
-        config = CONFIG.format(url=url)
-        with serving(folder / "one", config, SECRET) as one, serving(folder / "two", config, SECRET) as two:
-            yield one, two
+    with serving_two(tmp_path_factory.mktemp("replicas"), CONFIG) as two:
+        yield two
 
 
 def states(answer: dict[str, list[dict[str, str]]]) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 
 from tests import servers
 from tests.api.house import Wire
-from tests.live import ADMIN_KEY, Live, serving, until
+from tests.live import ADMIN_KEY, SHARED_SECRET, Live, serving, serving_two, until
 
 CONFIG = """
 engine: {{enabled: false}}
@@ -22,16 +22,12 @@ backends:
 - {{name: demo, kind: scripted, models: [one]}}
 storage: {{sql: "{url}"}}
 """
-SECRET = {"HEADGATE_SECRET": "the-same-secret-on-both-of-them"}
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Live, Live]]:
-    folder = tmp_path_factory.mktemp("replicas")
-    with servers.postgres_database() as url:
-        config = CONFIG.format(url=url)
-        with serving(folder / "one", config, SECRET) as one, serving(folder / "two", config, SECRET) as two:
-            yield one, two
+    with serving_two(tmp_path_factory.mktemp("replicas"), CONFIG) as two:
+        yield two
 
 
 def made(live: Live, path: str, body: object) -> Any:
@@ -94,7 +90,7 @@ def test_while_the_database_is_away_known_keys_go_on_and_unknown_ones_are_told_t
     with (
         servers.postgres_database() as url,
         psycopg.connect(servers.postgres_url(), autocommit=True) as admin,
-        serving(tmp_path, CONFIG.format(url=url), SECRET) as live,
+        serving(tmp_path, CONFIG.format(url=url), SHARED_SECRET) as live,
     ):
         name = urlsplit(url).path.strip("/")
         known = made(live, "/admin/keys", {"tenant": "acme"})["key"]
