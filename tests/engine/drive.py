@@ -46,7 +46,9 @@ class Engine:
         plan = self.scheduler.plan()
         if plan is None:
             return []
-        outputs = self.scheduler.apply(plan, self.runner.sample(self.runner.forward(plan), plan.samples))
+        outputs = self.scheduler.apply(
+            plan, self.runner.sample(self.runner.forward(plan), plan.samples, self.scheduler.masks(plan))
+        )
         for output in outputs:
             assert output.key not in self.finished
             self.texts[output.key].append(output.token)

@@ -17,6 +17,8 @@ from tests.live import Live, serving, start, until, wait_ready
 CONFIG = """
 discover: false
 engine: {{enabled: false}}
+retries: {{backoff_s: 0.05}}
+health: {{breaker: {{pause_s: 0.05, pause_max_s: 0.1}}}}
 backends:
   - {{name: up, base_url: "{upstream}", models: ["*"]}}
 routes:

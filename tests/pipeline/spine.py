@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
-from headgate.app.config import Config
+from headgate.app.config import Config, HealthConfig
 from headgate.app.pathway import pathway
+from headgate.backends.breaker import BreakerSettings
 from headgate.backends.script import Script
 from headgate.backends.scripted import ScriptedBackend
 from headgate.core.call import Call
@@ -160,7 +161,9 @@ class Spine:
         limits: KeyLimits | None = None,
         limiter: Limiter | None = None,
         principal: Principal | None = None,
+        rest_s: float = BreakerSettings().pause_s,
     ) -> None:
+        """`rest_s`: how long a target that is overloaded is left alone the first time."""
         self.clock: Clock = SystemClock()
         self.lines: list[dict[str, Any]] = []
         self.text = ""
@@ -183,7 +186,8 @@ class Spine:
         self.auth = Auth(self.clock, SECRET, KeyTable(1, {hash_key(SECRET, KEY): self.principal}))
         given = list(backends) if backends is not None else [ScriptedBackend(self.clock, name="a", script=script)]
         self.backends: Mapping[str, Backend] = {backend.name: backend for backend in given}
-        config = Config(admission=settings or AdmissionSettings(), retries=AT_ONCE)
+        health = HealthConfig(breaker=BreakerSettings(pause_s=rest_s))
+        config = Config(admission=settings or AdmissionSettings(), retries=AT_ONCE, health=health)
         self.path = pathway(config, self.auth, self.limiter, self._sums, self.meter, rng)
         self.gateway = self.path.gateway
         self.path.upstreams.use(self.backends, {})

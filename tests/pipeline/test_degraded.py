@@ -67,7 +67,7 @@ class Fickle(Bodied):
 def test_a_kept_answer_is_served_where_no_target_answers(tmp_path: Path, error: Failed) -> None:
     async def main() -> None:
         weather = Weather()
-        spine = Flying(tmp_path, [Telling("a", weather)], rules=BOTH)
+        spine = Flying(tmp_path, [Telling("a", weather)], rules=BOTH, rest_s=0.02)
         headers, first = await spine.outcome()
         assert headers[b"x-headgate-level"] == b"full"
         weather.error = error
@@ -117,7 +117,7 @@ def test_the_message_stands_where_nothing_is_kept_for_streams_and_whole_answers(
     async def main() -> None:
         weather = Weather()
         weather.error = Overloaded("busy")
-        spine = Flying(tmp_path, [Telling("a", weather)], rules=BOTH)
+        spine = Flying(tmp_path, [Telling("a", weather)], rules=BOTH, rest_s=0.02)
         headers, answer = await spine.outcome()
         assert answer == [Text("Come back later."), Finish("stop"), Usage()]
         assert headers[b"x-headgate-level"] == b"message"
@@ -147,7 +147,7 @@ def test_completions_get_the_message_once_for_each_prompt(tmp_path: Path) -> Non
     async def main() -> None:
         weather = Weather()
         weather.error = Overloaded("busy")
-        spine = Flying(tmp_path, [Telling("a", weather)], rules=MESSAGE)
+        spine = Flying(tmp_path, [Telling("a", weather)], rules=MESSAGE, rest_s=0.02)
         call = completion_call(spine.clock, prompt=["a", "b"])
         reply = await spine.gateway.handle(structs.replace(call, credential=spine.call().credential))
         assert len([item for item in await read(reply) if isinstance(item, Text)]) == 2
@@ -171,7 +171,7 @@ def test_a_message_is_not_given_to_a_program_that_waits_for_something_else(
     async def main() -> None:
         weather = Weather()
         weather.error = Overloaded("busy")
-        spine = Flying(tmp_path, [Telling("a", weather)], rules=MESSAGE)
+        spine = Flying(tmp_path, [Telling("a", weather)], rules=MESSAGE, rest_s=0.02)
         with pytest.raises(Overloaded):
             await spine.outcome(**more)
 
@@ -181,14 +181,14 @@ def test_a_message_is_not_given_to_a_program_that_waits_for_something_else(
 def test_nothing_is_served_where_the_route_has_no_rule_or_the_call_its_own_key(tmp_path: Path) -> None:
     async def main() -> None:
         weather = Weather()
-        spine = Flying(tmp_path, [Telling("a", weather)], rules=Rules())
+        spine = Flying(tmp_path, [Telling("a", weather)], rules=Rules(), rest_s=0.02)
         await spine.outcome()
         assert len(spine.degraded.kept) == 0
         weather.error = Overloaded("busy")
         with pytest.raises(Overloaded):
             await spine.outcome()
         spine.at_rest()
-        other = Flying(tmp_path / "other", [Telling("a", weather)], rules=MESSAGE)
+        other = Flying(tmp_path / "other", [Telling("a", weather)], rules=MESSAGE, rest_s=0.02)
         with pytest.raises(Overloaded):
             await other.gateway.handle(structs.replace(other.call(), idempotency_key="k"))
         other.at_rest()

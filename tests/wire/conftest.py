@@ -10,6 +10,8 @@ from tests.upstream.process import upstream
 BACK = """
 discover: false
 server: {{heartbeat_s: 0.2}}
+retries: {{backoff_s: 0.05}}
+health: {{breaker: {{pause_s: 0.05, pause_max_s: 0.1}}}}
 backends:
   - {{name: script, kind: scripted}}
   - {{name: up, base_url: "{upstream}"}}
@@ -22,6 +24,8 @@ FRONT = """
 discover: false
 server: {{heartbeat_s: 0.2}}
 engine: {{enabled: false}}
+retries: {{backoff_s: 0.05}}
+health: {{breaker: {{pause_s: 0.05, pause_max_s: 0.1}}}}
 backends:
   - {{name: back, base_url: "{back}", api_key_env: BACK_KEY}}
 routes:

@@ -36,12 +36,22 @@ class Matcher:
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
 
-    def mask(self) -> bytes:
-        """One bit per token, the lowest first."""
-        return self._matcher.compute_bitmask()
+    def fits(self, tokens: tuple[int, ...]) -> int:
+        return self._matcher.validate_tokens(list(tokens))
 
-    def consume(self, token: int) -> None:
-        self._matcher.consume_token(token)
+    def forced(self) -> tuple[int, ...]:
+        return tuple(self._matcher.compute_ff_tokens())
+
+    def masks(self, draft: tuple[int, ...] = ()) -> tuple[bytes, ...]:
+        masks = [self._matcher.compute_bitmask()]
+        for token in draft:
+            self._matcher.consume_token(token)
+            masks.append(self._matcher.compute_bitmask())
+        self._matcher.rollback(len(draft))
+        return tuple(masks)
+
+    def consume(self, tokens: tuple[int, ...]) -> None:
+        self._matcher.consume_tokens(list(tokens))
 
     @property
     def ended(self) -> bool:

@@ -126,7 +126,7 @@ class Worker:
         planned = self._clock.monotonic()
         logits = self._runner.forward(plan)
         computed = self._clock.monotonic()
-        result = self._runner.sample(logits, plan.samples)
+        result = self._runner.sample(logits, plan.samples, self._scheduler.masks(plan))
         self._plan_s += planned - start
         self._forward_s += computed - planned
         self._sample_s += self._clock.monotonic() - computed

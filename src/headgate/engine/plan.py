@@ -6,6 +6,7 @@ handing out a budget of tokens, so that prompts, chunks of prompts and single de
 (the scheduling rule of vLLM v1).
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -27,6 +28,8 @@ class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     repetition_penalty: float = 1.0
     logit_bias: dict[int, float] = {}
     seed: int = 0
+    seeded: bool = False
+    """The caller chose the seed: the text must then not depend on whether tokens were speculated."""
     logprobs: int | None = None
     """How many alternatives to report beside the chosen token; None reports nothing."""
     stop_ids: tuple[int, ...] = ()
@@ -41,30 +44,45 @@ class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.presence_penalty != 0.0 or self.frequency_penalty != 0.0 or self.repetition_penalty != 1.0
 
 
+class Draft(Struct, frozen=True):
+    """Tokens that may follow a sequence's known ones: verified in one step, kept as far as they are right."""
+
+    tokens: tuple[int, ...]
+    weights: Any = None
+    """[tokens, vocabulary], normalised: the distributions they were drawn from, as an array of the runner's own kind.
+    None: they were not drawn but looked up, so each is a certainty."""
+
+
 class Slice(Struct, frozen=True):
     """One sequence's part of a step: `tokens` at positions `start`..., with the blocks that hold all its positions."""
 
     key: int
     tokens: tuple[int, ...]
+    """Known tokens, then those of the draft."""
     start: int
     table: tuple[int, ...]
-    wants: bool
-    """True where the last token's logits are needed: not in the midst of a prompt."""
+    wants: int
+    """Of how many tokens, counted from the last, the logits are needed: none in the midst of a prompt, one for a
+    decode, one more for each token of a draft."""
 
 
 class SampleSpec(Struct, frozen=True):
-    """How to draw one row. Random numbers depend on (seed, choice, position) and nothing else."""
+    """How to draw what follows one slice. Random numbers depend on (seed, choice, position, purpose) only."""
 
     params: SamplingParams
     choice: int = 0
     position: int = 0
-    """How many tokens the sequence has generated before this one."""
+    """How many tokens the sequence has generated before the first row's."""
     output_counts: tuple[tuple[int, int], ...] = ()
     """(token, how often) of what was generated; filled only where a penalty needs it."""
     prompt_tokens: tuple[int, ...] = ()
     """The distinct tokens of the prompt; filled only where the repetition penalty needs them."""
-    mask: bytes | None = None
-    """One bit per token, the lowest first: which are allowed. None: all are."""
+    draft: Draft | None = None
+    """With it, there is a row for each of its tokens, and one for what follows the last."""
+
+
+Masks = tuple[tuple[bytes, ...] | None, ...]
+"""For each sample of a plan, one mask per row: one bit per token, the lowest first, set where it is allowed; or None."""
 
 
 class StepPlan(Struct, frozen=True):
@@ -73,6 +91,8 @@ class StepPlan(Struct, frozen=True):
     number: int
     slices: tuple[Slice, ...]
     samples: tuple[SampleSpec, ...]
+    copies: tuple[tuple[int, int], ...] = ()
+    """Blocks to copy first, (from, to): what was shared and is now written to."""
 
     @property
     def tokens(self) -> int:
@@ -87,18 +107,27 @@ class Score(Struct, frozen=True, array_like=True):
 
 
 class StepResult(Struct, frozen=True):
-    """The drawn tokens, one per sample of the plan."""
+    """What was drawn, one entry per sample of the plan."""
 
-    tokens: tuple[int, ...]
-    scores: tuple[Score | None, ...]
+    tokens: tuple[tuple[int, ...], ...]
+    """The accepted tokens of the draft, then one more: at least one, at most one more than the draft has."""
+    scores: tuple[tuple[Score, ...] | None, ...]
+    """One for each of those tokens, where they were asked for."""
 
 
 class Constraint(Protocol):
     """What keeps a sequence's text to a form (`grammar.py`)."""
 
-    def mask(self) -> bytes: ...
+    def fits(self, tokens: tuple[int, ...]) -> int:
+        """How many of the tokens, from the first on, may come next."""
 
-    def consume(self, token: int) -> None: ...
+    def forced(self) -> tuple[int, ...]:
+        """The tokens that must come next, where there is no choice: known without computing anything."""
+
+    def masks(self, draft: tuple[int, ...] = ()) -> tuple[bytes, ...]:
+        """What may come next, and what after each token of a draft that fits. Thread-safe beside a forward pass."""
+
+    def consume(self, tokens: tuple[int, ...]) -> None: ...
 
     @property
     def ended(self) -> bool: ...
@@ -107,13 +136,38 @@ class Constraint(Protocol):
     def failed(self) -> bool: ...
 
 
+class Wanted(Struct, frozen=True):
+    """A sequence for which a draft is wanted: of at most `most` tokens after `tokens`."""
+
+    key: int
+    tokens: Sequence[int]
+    """All that are known; to be read before anything else happens, not kept."""
+    table: tuple[int, ...]
+    """Blocks for all of them and for the draft."""
+    most: int
+    sample: SampleSpec
+
+
+class Proposer(Protocol):
+    """Makes drafts (`speculate.py`)."""
+
+    def propose(self, wanted: Sequence[Wanted]) -> list[Draft | None]:
+        """One for each; None where there is nothing to propose."""
+
+    def follow(self, plan: StepPlan) -> None:
+        """Told of every plan before it runs: a draft model reads the prompts too."""
+
+    def forget(self, key: int) -> None:
+        """The sequence has ended, or will be computed anew."""
+
+
 class Runner(Protocol):
     """Computes plans. Two calls, so that work between them (grammar masks) can overlap a device's.
 
-    `forward` writes keys and values of the plan's tokens and returns logits of the wanted rows, as an array of the
-    runner's own kind; `sample` draws from them.
+    `forward` copies the plan's blocks, writes keys and values of its tokens and returns logits of the wanted rows,
+    [rows, vocabulary], as an array of the runner's own kind; `sample` draws from them.
     """
 
     def forward(self, plan: StepPlan) -> Any: ...
 
-    def sample(self, logits: Any, samples: tuple[SampleSpec, ...]) -> StepResult: ...
+    def sample(self, logits: Any, samples: tuple[SampleSpec, ...], masks: Masks) -> StepResult: ...

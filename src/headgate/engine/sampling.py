@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headgate.engine.plan import GREEDY_BELOW, SampleSpec, SamplingParams, Score, StepResult
+from headgate.engine.plan import GREEDY_BELOW, Masks, SampleSpec, SamplingParams, Score, StepResult
 
 Floats = npt.NDArray[Any]
 Ids = npt.NDArray[np.intp]
@@ -31,12 +31,16 @@ def uniform(seed: int, choice: int, position: int) -> float:
     return (int.from_bytes(digest, "little") >> 11) * _UNIT
 
 
-def sample(logits: Floats, samples: tuple[SampleSpec, ...]) -> StepResult:
+def sample(logits: Floats, samples: tuple[SampleSpec, ...], masks: Masks) -> StepResult:
     """One token per row of `logits` (rows x vocabulary)."""
-    if all(_plain_greedy(spec) for spec in samples):
-        return StepResult(tuple(logits.argmax(axis=1).tolist()), (None,) * len(samples))
-    drawn = [_sample_row(row, spec) for row, spec in zip(logits, samples, strict=True)]
-    return StepResult(tuple(token for token, _ in drawn), tuple(score for _, score in drawn))
+    if not any(masks) and all(_plain_greedy(spec) for spec in samples):
+        return StepResult(tuple((token,) for token in logits.argmax(axis=1).tolist()), (None,) * len(samples))
+    drawn = [
+        _sample_row(row, spec, None if mask is None else mask[0])
+        for row, spec, mask in zip(logits, samples, masks, strict=True)
+    ]
+    scores = tuple(None if score is None else (score,) for _, score in drawn)
+    return StepResult(tuple((token,) for token, _ in drawn), scores)
 
 
 def _plain_greedy(spec: SampleSpec) -> bool:
@@ -46,16 +50,16 @@ def _plain_greedy(spec: SampleSpec) -> bool:
 
 def _adjusts(spec: SampleSpec) -> bool:
     params = spec.params
-    return bool(params.logit_bias or params.penalised or spec.mask is not None or _holds_back_end(spec))
+    return bool(params.logit_bias or params.penalised or _holds_back_end(spec))
 
 
 def _holds_back_end(spec: SampleSpec) -> bool:
     return spec.position < spec.params.min_tokens and bool(spec.params.stop_ids)
 
 
-def _sample_row(row: Floats, spec: SampleSpec) -> tuple[int, Score | None]:
+def _sample_row(row: Floats, spec: SampleSpec, mask: bytes | None) -> tuple[int, Score | None]:
     params = spec.params
-    adjusted = adjust(row, spec) if _adjusts(spec) else row
+    adjusted = adjust(row, spec, mask) if mask is not None or _adjusts(spec) else row
     if params.temperature < GREEDY_BELOW:
         token = int(adjusted.argmax())
     else:
@@ -64,15 +68,15 @@ def _sample_row(row: Floats, spec: SampleSpec) -> tuple[int, Score | None]:
     return token, None if params.logprobs is None else score(row, token, params.logprobs)
 
 
-def adjust(row: Floats, spec: SampleSpec) -> Floats:
+def adjust(row: Floats, spec: SampleSpec, mask: bytes | None = None) -> Floats:
     """The logits after mask, bias and penalties; `row` itself is not changed."""
     params = spec.params
     row = row.astype(np.float64)
-    if spec.mask is not None:
-        bits = np.unpackbits(np.frombuffer(spec.mask, dtype=np.uint8), bitorder="little")[: len(row)]
+    if mask is not None:
+        bits = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")[: len(row)]
         row[: len(bits)][bits == 0] = -np.inf
         row[len(bits) :] = -np.inf
-    if _holds_back_end(spec) and spec.mask is None:  # a grammar knows better where its text may end
+    if _holds_back_end(spec) and mask is None:  # a grammar knows better where its text may end
         row[list(params.stop_ids)] = -np.inf
     if params.logit_bias:
         ids = np.fromiter(params.logit_bias.keys(), dtype=np.intp)

@@ -15,7 +15,7 @@ from msgspec import Struct
 from headgate.core.errors import Overloaded
 from headgate.engine.blocks import BlockPool
 from headgate.engine.limits import Limits
-from headgate.engine.plan import SampleSpec, Score, Slice, StepPlan, StepResult
+from headgate.engine.plan import Masks, SampleSpec, Score, Slice, StepPlan, StepResult
 from headgate.engine.sequence import Sequence, State
 
 
@@ -101,6 +101,11 @@ class Scheduler:
         self.counters.steps += 1
         return self._plan_of(chosen)
 
+    def masks(self, plan: StepPlan) -> Masks:
+        """What each sample of the plan may draw."""
+        wanting = (self._sequences[part.key].constraint for part in plan.slices if part.wants)
+        return tuple(None if constraint is None else constraint.masks() for constraint in wanting)
+
     def apply(self, plan: StepPlan, result: StepResult) -> list[Output]:
         """Takes in what the runner computed; the new tokens, in the plan's order."""
         self._planned = frozenset()
@@ -120,7 +125,8 @@ class Scheduler:
                 outputs.append(self._extend(sequence, *sample))
         return outputs
 
-    def _extend(self, sequence: Sequence, token: int, score: Score | None) -> Output:
+    def _extend(self, sequence: Sequence, tokens: tuple[int, ...], scores: tuple[Score, ...] | None) -> Output:
+        (token,), score = tokens, None if scores is None else scores[0]
         sequence.append(token)
         self.counters.generated_tokens += 1
         finish = sequence.finish_reason(token)
@@ -203,7 +209,7 @@ class Scheduler:
         for key, count in chosen.items():
             sequence = self._sequences[key]
             start, end = sequence.computed, sequence.computed + count
-            wants = end == len(sequence.tokens)
+            wants = int(end == len(sequence.tokens))
             held = self.pool.blocks_for(end)
             slices.append(Slice(key, tuple(sequence.tokens[start:end]), start, tuple(sequence.table[:held]), wants))
             if wants:

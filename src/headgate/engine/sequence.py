@@ -46,7 +46,7 @@ class Sequence:
         self.params = params
         self.max_tokens = max_tokens
         self.choice = choice
-        self._constraint = constraint
+        self.constraint = constraint
         self.computed = 0
         self.table: list[int] = []
         self.state = State.WAITING
@@ -74,21 +74,20 @@ class Sequence:
         self.tokens.append(token)
         if self._counts is not None:
             self._counts[token] += 1
-        if self._constraint is not None:
-            self._constraint.consume(token)
+        if self.constraint is not None:
+            self.constraint.consume((token,))
 
     def sample_spec(self) -> SampleSpec:
         counts = () if self._counts is None else tuple(self._counts.items())
-        mask = None if self._constraint is None else self._constraint.mask()
-        return SampleSpec(self.params, self.choice, self.generated, counts, self._prompt_tokens, mask)
+        return SampleSpec(self.params, self.choice, self.generated, counts, self._prompt_tokens)
 
     def finish_reason(self, token: int) -> str | None:
         """Why the sequence ends with the token just appended, or None."""
         ended = not self.params.ignore_eos and token in self.params.stop_ids
-        if self._constraint is not None:
-            if self._constraint.failed:
+        if self.constraint is not None:
+            if self.constraint.failed:
                 return "failed"
-            ended = self._constraint.ended
+            ended = self.constraint.ended
         if ended:
             return "stop"
         return "length" if self.generated >= self.max_tokens else None

@@ -1,8 +1,21 @@
 """What an operator may choose about the engine."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
+
+
+class Speculation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Drafting tokens that the model then verifies several at a time. The answers are the same."""
+
+    method: Literal["off", "ngram", "draft"] = "off"
+    """`ngram` looks for what followed the same words earlier on; `draft` asks a smaller model."""
+    tokens: Annotated[int, Meta(ge=1, le=16)] = 4
+    """The most tokens of one draft; fewer where they are seldom right."""
+    model: str | None = None
+    """The folder of the draft model: of the same tokenizer."""
+    busy: Annotated[int, Meta(ge=1)] = 8
+    """With more sequences than this side by side, nothing is drafted: computing is then better spent on them."""
 
 
 class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -18,6 +31,17 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Sequences computed side by side."""
     max_waiting: Annotated[int, Meta(ge=0)] = 512
     """Sequences that may wait beyond that; more are refused."""
+    step_ms: Annotated[float, Meta(gt=0)] = 20.0
+    """How long a step with running streams may take for the sake of prompts, in milliseconds. Chunks of prompts are cut
+    to that, so that long prompts do not make running streams stutter."""
+    policy: Literal["fcfs", "short-first"] = "fcfs"
+    """Which of the waiting comes first within its class and tenant: the first come, or short ones, weighed against how
+    long they waited."""
+    age_s: Annotated[float, Meta(gt=0)] = 10.0
+    """After so many seconds of waiting a sequence counts as one class more urgent."""
+    prefix_cache: bool = True
+    """Keep the keys and values of what was computed, for prompts that begin alike, as long as there is room."""
+    speculation: Speculation = Speculation()
     threads: Annotated[int, Meta(ge=1)] = 1
     """BLAS threads. One is fastest for models that fit the processor's cache."""
     hang_s: Annotated[float, Meta(gt=0)] = 60.0

@@ -33,6 +33,12 @@ class Submit(Struct, frozen=True, tag="submit"):
     choices: int = 1
     grammar: str | None = None
     """What the answers are held to; with one, the worker says `Accepted` or `Refusal`."""
+    tenant: str = ""
+    """Shares are fair between tenants."""
+    salt: str = ""
+    """Prompts share computed prefixes only with prompts of the same salt."""
+    priority: int = 0
+    """The lower, the sooner."""
 
 
 class Cancel(Struct, frozen=True, tag="cancel"):

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from headgate.engine.models.spec import ModelSpec, rope_frequencies
 from headgate.engine.models.weights import LayerWeights, Weights
-from headgate.engine.plan import SampleSpec, Slice, StepPlan, StepResult
+from headgate.engine.plan import Masks, SampleSpec, Slice, StepPlan, StepResult
 from headgate.engine.sampling import sample
 
 Floats = npt.NDArray[Any]  # float32 throughout
@@ -62,12 +62,12 @@ class NumpyRunner:
                 qkv = self._normed(x) @ layer.qkv
                 x += self._attend(index, layer, qkv, rotations, slots, groups)
                 x += self._mlp(layer, self._normed(x))
-        ends = np.cumsum([len(part.tokens) for part in slices]) - 1
-        wanted = [end for part, end in zip(slices, ends, strict=True) if part.wants]
+        ends = np.cumsum([len(part.tokens) for part in slices]).tolist()
+        wanted = [row for part, end in zip(slices, ends, strict=True) for row in range(end - part.wants, end)]
         return self._normed(x[wanted]) @ self._weights.head
 
-    def sample(self, logits: Floats, samples: tuple[SampleSpec, ...]) -> StepResult:
-        return sample(logits, samples)
+    def sample(self, logits: Floats, samples: tuple[SampleSpec, ...], masks: Masks) -> StepResult:
+        return sample(logits, samples, masks)
 
     def _normed(self, x: Floats) -> Floats:
         """RMS norm without its weights, which are in the next matrix (arXiv 1910.07467)."""
