@@ -18,7 +18,7 @@ CONFIG = """
 discover: false
 engine: {{enabled: false}}
 retries: {{backoff_s: 0.05}}
-health: {{breaker: {{pause_s: 0.05, pause_max_s: 0.1}}}}
+health: {{breaker: {{open_s: 0.2, pause_s: 0.05, pause_max_s: 0.1}}}}
 backends:
   - {{name: up, base_url: "{upstream}", models: ["*"]}}
 routes:
