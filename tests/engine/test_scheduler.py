@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 
 from headgate.core.errors import BadCall, Overloaded
 from headgate.engine.blocks import BlockPool
-from headgate.engine.plan import SampleSpec, SamplingParams, StepPlan, StepResult
+from headgate.engine.plan import Masks, SampleSpec, SamplingParams, StepPlan, StepResult
 from headgate.engine.sequence import MOVES, Sequence, State
 from tests.engine.drive import Engine, limits
 
@@ -65,9 +65,9 @@ class HashRunner:
                 contexts.append([self._cache[part.table[at // self._size], at % self._size] for at in range(end)])
         return contexts
 
-    def sample(self, logits: list[list[int]], samples: tuple[SampleSpec, ...]) -> StepResult:
-        assert len(logits) == len(samples)
-        return StepResult(tuple(map(next_token, logits)), (None,) * len(logits))
+    def sample(self, logits: list[list[int]], samples: tuple[SampleSpec, ...], masks: Masks) -> StepResult:
+        assert len(logits) == len(samples) == len(masks)
+        return StepResult(tuple((next_token(context),) for context in logits), (None,) * len(logits))
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -115,7 +115,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         if self.engine.scheduler.cancel(key):
             self.cancelled.add(key)
         if plan is not None:
-            result = self.engine.runner.sample(self.engine.runner.forward(plan), plan.samples)
+            logits, masks = self.engine.runner.forward(plan), (None,) * len(plan.samples)
+            result = self.engine.runner.sample(logits, plan.samples, masks)
             for output in self.engine.scheduler.apply(plan, result):
                 assert output.key != key
                 self.engine.texts[output.key].append(output.token)
@@ -199,7 +200,8 @@ def test_a_long_prompt_is_computed_in_chunks_beside_running_decodes() -> None:
         assert plan.tokens <= 8
         assert plan.slices[0].key == first
         assert len(plan.slices[0].tokens) == 1
-        engine.scheduler.apply(plan, engine.runner.sample(engine.runner.forward(plan), plan.samples))
+        masks = engine.scheduler.masks(plan)
+        engine.scheduler.apply(plan, engine.runner.sample(engine.runner.forward(plan), plan.samples, masks))
 
 
 def test_first_come_is_first_served() -> None:
