@@ -82,7 +82,7 @@ class SampleSpec(Struct, frozen=True):
 
 
 Masks = tuple[tuple[bytes, ...] | None, ...]
-"""For each sample of a plan, one mask per row: one bit per token, the lowest first, set where it is allowed; or None."""
+"""For each sample, one mask per row: one bit per token, the lowest first, set where it is allowed. None: all are."""
 
 
 class StepPlan(Struct, frozen=True):
