@@ -33,6 +33,8 @@ class Call(Struct, frozen=True, kw_only=True):
     """The only backend it may go to, where the caller named one (passthrough); else the route table says."""
     credential: str | None = None
     """The API key as sent. Only `pipeline/auth` reads it; it is never logged."""
+    tenant: str = ""
+    """Whose call it is: set on admission, when the key has been checked."""
     client: str = ""
     """The caller's address, without port."""
     client_request_id: str | None = None
@@ -43,7 +45,8 @@ class Call(Struct, frozen=True, kw_only=True):
     session: str | None = None
     """What the caller counts as one conversation or run (`x-headgate-session`)."""
     priority: Priority | None = None
-    """The class to wait in, if not the highest that the policies allow (`x-headgate-priority`)."""
+    """The class to wait in, if not the highest that the policies allow (`x-headgate-priority`); admission lowers it to
+    what they allow."""
     output_cap: int | None = None
     """The most tokens each answer may have where the body sets no maximum: what a budget could hold for it."""
     user: str | None = None

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import Meta, structs
 
 from headgate.core.call import Call
 from headgate.core.clock import Clock
@@ -58,15 +58,16 @@ class Lease:
 
     def __init__(self, principal: Principal, booked: Booked, hold: Hold | None) -> None:
         self.booked = booked
-        self.call = booked.call
+        terms = booked.terms
+        rank = priority(terms, booked.call)
+        self.call = structs.replace(booked.call, tenant=principal.tenant, priority=rank)
         self.routed = booked.routed
         self.headers: list[Header] = booked.headers
         self._hold = hold
-        terms = booked.terms
         self.ticket = Ticket(
             tenant=principal.tenant,
             weight=terms.weight,
-            priority=priority(terms, self.call),
+            priority=rank,
             cost_tokens=max(1, booked.work),
             deadline=self.call.deadline,
             elsewhere=len(booked.routed.targets) > 1,
