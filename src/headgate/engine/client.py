@@ -11,7 +11,7 @@ from headgate.engine.errors import ModelFolderError
 from headgate.engine.generation import Generation
 from headgate.engine.limits import Limits
 from headgate.engine.metrics import EngineStats
-from headgate.engine.plan import SamplingParams
+from headgate.engine.plan import SamplingParams, Share
 from headgate.engine.process import EngineProcess
 from headgate.engine.settings import EngineSettings
 
@@ -110,6 +110,7 @@ class EngineClient:
         max_tokens: int,
         choices: int = 1,
         grammar: str | None = None,
+        share: Share = Share(),
     ) -> Generation:
         """Generates `choices` continuations of each prompt, numbered on from prompt to prompt.
 
@@ -133,7 +134,7 @@ class EngineClient:
             raise Overloaded("The engine does not keep up with new requests.", retry_after=1.0)
         self._next_request += 1
         generation = Generation(self._next_request, wanted, self._cancel)
-        self.process.send(wire.Submit(generation.request, tuple(prompts), params, max_tokens, choices, grammar))
+        self.process.send(wire.Submit(generation.request, tuple(prompts), params, max_tokens, choices, grammar, share))
         self._generations[generation.request] = generation
         return generation
 

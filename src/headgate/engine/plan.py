@@ -44,6 +44,17 @@ class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.presence_penalty != 0.0 or self.frequency_penalty != 0.0 or self.repetition_penalty != 1.0
 
 
+class Share(Struct, frozen=True):
+    """On whose behalf a sequence runs: how it shares the engine with others."""
+
+    tenant: str = ""
+    """Whose turn it is, is fair between tenants."""
+    salt: str = ""
+    """It shares computed prefixes with sequences of the same salt only."""
+    priority: int = 0
+    """The lower, the sooner."""
+
+
 class Draft(Struct, frozen=True):
     """Tokens that may follow a sequence's known ones: verified in one step, kept as far as they are right."""
 
