@@ -11,7 +11,7 @@ from headgate.engine.errors import ModelFolderError
 from headgate.engine.generation import Generation
 from headgate.engine.limits import Limits
 from headgate.engine.metrics import EngineStats
-from headgate.engine.plan import SamplingParams, Share
+from headgate.engine.plan import NOBODY, SamplingParams, Share
 from headgate.engine.process import EngineProcess
 from headgate.engine.settings import EngineSettings
 
@@ -110,7 +110,7 @@ class EngineClient:
         max_tokens: int,
         choices: int = 1,
         grammar: str | None = None,
-        share: Share = Share(),
+        share: Share = NOBODY,
     ) -> Generation:
         """Generates `choices` continuations of each prompt, numbered on from prompt to prompt.
 

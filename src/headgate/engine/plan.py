@@ -55,6 +55,9 @@ class Share(Struct, frozen=True):
     """The lower, the sooner."""
 
 
+NOBODY = Share()
+
+
 class Draft(Struct, frozen=True):
     """Tokens that may follow a sequence's known ones: verified in one step, kept as far as they are right."""
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from headgate.engine.limits import Limits
 from headgate.engine.metrics import EngineStats
-from headgate.engine.plan import SamplingParams, Score, Share
+from headgate.engine.plan import NOBODY, SamplingParams, Score, Share
 from headgate.engine.settings import EngineSettings
 
 MAX_FRAME_BYTES = 256 * 2**20
@@ -33,7 +33,7 @@ class Submit(Struct, frozen=True, tag="submit"):
     choices: int = 1
     grammar: str | None = None
     """What the answers are held to; with one, the worker says `Accepted` or `Refusal`."""
-    share: Share = Share()
+    share: Share = NOBODY
 
 
 class Cancel(Struct, frozen=True, tag="cancel"):
