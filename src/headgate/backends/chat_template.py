@@ -79,6 +79,7 @@ class ChatTemplate:
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = self._strftime_now
+        self.source = source
         self._clock = clock
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         try:

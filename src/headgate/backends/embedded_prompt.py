@@ -7,7 +7,7 @@ text. They are fenced with two characters that Unicode reserves for internal use
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from headgate.backends.chat_template import ChatTemplate, Message
 from headgate.backends.detokenize import Detokenizer, Vocabulary
+from headgate.backends.dialect import find
 from headgate.backends.toolcalls import CLOSE, OPEN
 from headgate.core.clock import Clock
 from headgate.core.errors import BadCall
@@ -22,6 +23,10 @@ from headgate.core.request import ChatRequest, CompletionRequest, NamedTool, Too
 from headgate.core.request import Message as ChatMessage
 
 _FENCE_OPEN, _FENCE_CLOSE = "\ufdd0", "\ufdd1"
+
+
+ThinkingState = Literal["none", "may", "open"]
+"""`open`: the answer begins inside of reasoning. `may`: it can begin with reasoning. `none`: it has none."""
 
 
 class GenerationDefaults(Struct, frozen=True):
@@ -41,6 +46,8 @@ class Prompt(Struct, frozen=True):
 
     ids: tuple[int, ...]
     begun: str = ""
+    thinking: ThinkingState = "none"
+    """Where the answer stands to the model's reasoning when its first token is drawn."""
 
 
 class PromptMaker:
@@ -57,6 +64,7 @@ class PromptMaker:
         self.markers = (self._tokenizer.token_to_id(OPEN), self._tokenizer.token_to_id(CLOSE))
         """The tokens that begin and end a tool call, where each is one token."""
         self.template = ChatTemplate.read(folder, clock)
+        self.dialect = find(None if self.template is None else self.template.source, self._tokenizer.token_to_id)
         defaults = folder / "generation_config.json"
         self.defaults = GenerationDefaults()
         if defaults.is_file():
