@@ -18,6 +18,8 @@ SITUATIONS: tuple[Situation, ...] = ("alone", "replica", "model")
 INPUT_NANOS, OUTPUT_NANOS = 1_000, 10_000
 """A token's price."""
 PRICES = 'version = "faults"\n[[price]]\nmodel = "*"\neffective = 2020-01-01\ninput = 1\noutput = 10\n'
+RESTS = {"pause_s": 0.1, "pause_max_s": 5.0}
+"""Short ones, like the time between attempts: how many there are is told, not how long they last."""
 TIMEOUTS = {"first_token_s": 2.0, "between_tokens_s": 1.5}
 
 
@@ -58,6 +60,8 @@ class House:
     key: str
     """Of the project `faults`, which has a budget."""
     upstreams: list[Chaos]
+    own: list[Chaos]
+    """Those of them that one case alone has, since its fault strikes all connections."""
 
     def reached(self) -> dict[str, int]:
         """Requests at the upstreams, by marker."""
@@ -72,7 +76,7 @@ class House:
 
 
 def backends_of(case: Case, urls: dict[str, str], good: str) -> list[dict[str, Any]]:
-    bad = urls[case.row.at]
+    bad = urls[case.name] if case.row.at == "own" else urls[case.row.at]
     if case.situation != "replica":
         return [{"name": case.name, "base_url": bad}]
     return [{"name": case.name, "replicas": [{"base_url": bad}, {"base_url": good}]}]
@@ -98,7 +102,8 @@ def settings(folder: Path, backends: list[dict[str, Any]], routes: list[dict[str
         "discover": False,
         "engine": {"enabled": False},
         "prices": str(folder / "prices.toml"),
-        "health": {"probes": {"interval_s": 3600.0}},
+        "health": {"probes": {"interval_s": 3600.0}, "breaker": RESTS},
+        "retries": {"backoff_s": 0.02},
         "backends": backends,
         "routes": routes,
     }
@@ -115,20 +120,22 @@ def nobody() -> Iterator[str]:
 
 @contextlib.contextmanager
 def house(folder: Path, cases: tuple[Case, ...] = CASES) -> Iterator[House]:
-    """Two servers with the fault (one of them for what strikes every connection), an honest one, another model."""
+    """A server with the faults, one for each case that strikes every connection, an honest one, another model."""
     with contextlib.ExitStack() as stack:
-        up, own, plain, good, other = (
+        up, plain, good, other = (
             stack.enter_context(chaos(*arguments))
-            for arguments in ((), (), ("--fault", "tls=alert"), ("--deaf",), ("--deaf", "--salt", "other"))
+            for arguments in ((), ("--fault", "tls=alert"), ("--deaf",), ("--deaf", "--salt", "other"))
         )
-        urls = {"upstream": up.base_url, "own": own.base_url, "closed": stack.enter_context(nobody())}
+        own = {case.name: stack.enter_context(chaos()) for case in cases if case.row.at == "own"}
+        urls = {"upstream": up.base_url, "closed": stack.enter_context(nobody())}
+        urls |= {name: server.base_url for name, server in own.items()}
         urls["https"] = plain.base_url.replace("http:", "https:")
         backends = [backend for case in cases for backend in backends_of(case, urls, good.base_url)]
         backends.append({"name": "spare", "base_url": other.base_url, "prefill": "vllm"})
         config = settings(folder, backends, [route_of(case) for case in cases])
         live = stack.enter_context(serving(folder / "home", config))
         key = json.loads(live.post("/admin/keys", {"name": "faults", "tenant": "faults"})[1])["key"]
-        found = House(live, key, [up, own, plain, good, other])
+        found = House(live, key, [up, plain, good, other, *own.values()], list(own.values()))
         found.budget(1000.0)
         until(lambda: live.get("/v1/models", key)[0] == 200)
         yield found

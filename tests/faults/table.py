@@ -15,10 +15,11 @@ from tests.faults.checks import Measured
 from tests.faults.house import CASES, SITUATIONS, Case, House, house
 from tests.faults.rows import FORMS, GROUPS, Form, Row
 from tests.faults.stories import story_of
-from tests.upstream.chaos import ROOT
+from tests.upstream.chaos import ROOT, Chaos
 
 PAGE = ROOT / "docs" / "reference" / "faults.md"
-AT_ONCE, FLOODS_AT_ONCE = 24, 2
+AT_ONCE, FLOODS_AT_ONCE, SILENT_AT_ONCE = 24, 2, 48
+"""Calls at once: of most; of those whose upstream floods them; of those that wait for one that is silent."""
 WAITS = {
     "upstream_first_token_timeout": "`first_token_s`",
     "upstream_stalled": "`between_tokens_s`",
@@ -46,12 +47,10 @@ where that was the reason. **Takes** is what the call waits for where there is n
 
 
 def measure(standing: House, cases: Sequence[Case]) -> list[Measured]:
-    """All of them, many at once; those that strike all connections of their server one after another."""
+    """All of them, many at once."""
 
     async def one(case: Case, gate: asyncio.Semaphore) -> tuple[Case, Told, float]:
         async with gate:
-            if case.row.at == "own":
-                await back(standing)
             body = {"model": case.name, "messages": case.messages, "stream": case.stream}
             if case.stream:
                 body["stream_options"] = {"include_usage": True}
@@ -62,13 +61,20 @@ def measure(standing: House, cases: Sequence[Case]) -> list[Measured]:
             return case, told(heard), seconds
 
     async def main() -> list[tuple[Case, Told, float]]:
-        single, floods, gate = asyncio.Semaphore(1), asyncio.Semaphore(FLOODS_AT_ONCE), asyncio.Semaphore(AT_ONCE)
-        gates = {case.name: floods if case.row.floods else single if case.row.at == "own" else gate for case in cases}
-        found = list(await asyncio.gather(*(one(case, gates[case.name]) for case in cases)))
-        await back(standing)
+        floods, silent, gate = map(asyncio.Semaphore, (FLOODS_AT_ONCE, SILENT_AT_ONCE, AT_ONCE))
+
+        def gate_of(case: Case) -> asyncio.Semaphore:
+            if case.row.floods:
+                return floods
+            return silent if WAITS.keys() & {case.row.stream, case.row.whole} else gate
+
+        found = list(await asyncio.gather(*(one(case, gate_of(case)) for case in cases)))
+        for upstream in standing.own:
+            await back(upstream)
         return found
 
-    standing.upstreams[1].refuse(0)  # the connections that probes have left there are closed
+    for upstream in standing.own:
+        upstream.refuse(0)  # the connections that probes have left there are closed
     found = asyncio.run(main())
     standing.live.settle()
     reached = standing.reached()
@@ -78,11 +84,11 @@ def measure(standing: House, cases: Sequence[Case]) -> list[Measured]:
     ]
 
 
-async def back(standing: House) -> None:
-    """Waits until the server that refuses connections takes them again."""
+async def back(upstream: Chaos) -> None:
+    """Waits until a server that refuses connections takes them again."""
     for _ in range(200):
         try:
-            _, writer = await asyncio.open_connection("127.0.0.1", standing.upstreams[1].port)
+            _, writer = await asyncio.open_connection("127.0.0.1", upstream.port)
         except OSError:
             await asyncio.sleep(0.02)
         else:
