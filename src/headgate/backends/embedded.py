@@ -5,7 +5,8 @@ worker thread, so that the event loop never waits for them.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from headgate.backends.embedded_grammar import Held, Markers, held_to
@@ -17,12 +18,13 @@ from headgate.core.call import Call
 from headgate.core.clock import Clock
 from headgate.core.errors import BadCall, HeadgateError, NotFound
 from headgate.core.ids import Ids
+from headgate.core.policy import PRIORITIES
 from headgate.core.ports import Answer, Health, ModelInfo, Progress
 from headgate.core.request import ChatRequest, CompletionRequest, NamedTool
 from headgate.core.target import Target
 from headgate.engine.client import EngineClient
 from headgate.engine.generation import Generation
-from headgate.engine.plan import SamplingParams
+from headgate.engine.plan import SamplingParams, Share
 
 INLINE_BYTES = 32 * 1024
 """Requests up to this size are tokenised on the event loop: that is faster than a thread."""
@@ -173,11 +175,12 @@ class EmbeddedBackend:
         count = choices(request, len(prompts))
         allowed = max_tokens(call, defaults, limits, max(lengths))
         ids = [prompt.ids for prompt in prompts]
+        submit = partial(self.engine.submit, ids, params, max_tokens=allowed, choices=count, share=_share(call))
         generation = None
         if held is not None:
-            generation = await _held_generation(self.engine, ids, params, (allowed, count), held)
+            generation = await _held_generation(submit, held)
         if generation is None:
-            generation = self.engine.submit(ids, params, max_tokens=allowed, choices=count)
+            generation = submit()
         progress = Progress(input_tokens=sum(lengths), exact=True)
         vocabulary = self._prompts.vocabulary
         writers = [ChoiceWriter(index, form, vocabulary, self._ids.new) for index in range(len(prompts) * count)]
@@ -189,11 +192,14 @@ class EmbeddedBackend:
         return Answer(stream=stream, progress=progress, close=close)
 
 
-async def _held_generation(
-    engine: EngineClient, ids: Sequence[tuple[int, ...]], params: SamplingParams, size: tuple[int, int], held: Held
-) -> Generation | None:
+def _share(call: Call) -> Share:
+    """Tenants take turns, in classes, and none finds another's prompts in the prefix cache."""
+    return Share(call.tenant, call.tenant, PRIORITIES.index(call.priority or "normal"))
+
+
+async def _held_generation(submit: Callable[..., Generation], held: Held) -> Generation | None:
     """A generation that follows the grammar; None if the grammar cannot be enforced and the caller did not insist."""
-    generation = engine.submit(ids, params, max_tokens=size[0], choices=size[1], grammar=held.grammar)
+    generation = submit(grammar=held.grammar)
     try:
         await generation.accepted()
     except BadCall as error:
