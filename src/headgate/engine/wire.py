@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from headgate.engine.limits import Limits
-from headgate.engine.metrics import EngineStats
+from headgate.engine.metrics import EngineStats, Timings
 from headgate.engine.plan import NOBODY, SamplingParams, Score, Share
 from headgate.engine.settings import EngineSettings
 
@@ -44,6 +44,16 @@ class Cancel(Struct, frozen=True, tag="cancel"):
 
 
 ToWorker = Load | Submit | Cancel
+
+
+class Loading(Struct, frozen=True, tag="loading"):
+    """How far the start has come: sent when a phase begins and a few times a second within it, before `Ready`."""
+
+    phase: str
+    """As in `Ready.phases`."""
+    done: int = 0
+    """Bytes read of `total`; both are 0 in phases that read none."""
+    total: int = 0
 
 
 class Ready(Struct, frozen=True, tag="ready"):
@@ -86,14 +96,16 @@ class Delta(Struct, frozen=True, array_like=True):
     finish: str | None = None
 
 
-class Report(Struct, frozen=True, tag="report"):
+class Report(Struct, frozen=True, tag="report", omit_defaults=True):
     """All outputs of one step, and how the engine stands after it."""
 
     deltas: list[Delta]
     stats: EngineStats
+    timings: Timings | None = None
+    """Now and then (`observe.py`): for the whole life of the process so far."""
 
 
-FromWorker = Ready | LoadFailed | Refusal | Accepted | Report
+FromWorker = Loading | Ready | LoadFailed | Refusal | Accepted | Report
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
