@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from headgate.core.errors import BadCall
-from headgate.engine.grammar import CACHED_GRAMMARS, Grammars
-from headgate.engine.plan import SampleSpec, SamplingParams, StepPlan, StepResult
+from headgate.engine.grammar import CACHED_GRAMMARS, Grammars, Matcher
+from headgate.engine.plan import Masks, SampleSpec, SamplingParams, StepPlan, StepResult
 from headgate.engine.sequence import Sequence
 from tests.backends import folders
 from tests.engine.drive import Engine, limits
@@ -29,22 +29,27 @@ def allowed(mask: bytes) -> set[int]:
     return set(np.flatnonzero(bits[:SIZE]).tolist())
 
 
+def mask(matcher: Matcher) -> bytes:
+    (only,) = matcher.masks()
+    return only
+
+
 def test_a_mask_allows_the_tokens_of_a_fitting_text_and_then_only_the_end() -> None:
     matcher = grammars().start('start: %json {"type": "object", "properties": {"n": {"type": "integer"}}}')
     for token in TOKENIZER.encode('{"n":').ids:
-        assert token in allowed(matcher.mask())
-        matcher.consume(token)
-    assert not allowed(matcher.mask()) & set(TOKENIZER.encode("x").ids)
+        assert token in allowed(mask(matcher))
+        matcher.consume((token,))
+    assert not allowed(mask(matcher)) & set(TOKENIZER.encode("x").ids)
     for token in TOKENIZER.encode("7}").ids:
-        matcher.consume(token)
+        matcher.consume((token,))
     assert matcher.ended
     assert not matcher.failed
-    assert allowed(matcher.mask()) == {END}
+    assert allowed(mask(matcher)) == {END}
 
 
 def test_a_token_that_does_not_fit_fails_the_matcher_for_good() -> None:
     matcher = grammars().start('start: "yes" | "no"')
-    matcher.consume(TOKENIZER.encode("x").ids[0])
+    matcher.consume((TOKENIZER.encode("x").ids[0],))
     assert matcher.failed
     assert not matcher.ended
 
@@ -52,8 +57,8 @@ def test_a_token_that_does_not_fit_fails_the_matcher_for_good() -> None:
 def test_matchers_of_one_grammar_are_independent() -> None:
     made = grammars()
     first, second = made.start('start: "ab"'), made.start('start: "ab"')
-    first.consume(TOKENIZER.encode("a").ids[0])
-    assert allowed(first.mask()) != allowed(second.mask())
+    first.consume((TOKENIZER.encode("a").ids[0],))
+    assert allowed(mask(first)) != allowed(mask(second))
 
 
 def test_what_is_wrong_or_too_large_is_refused() -> None:
@@ -69,7 +74,7 @@ def test_only_the_latest_grammars_are_kept() -> None:
     made = grammars()
     for index in range(CACHED_GRAMMARS + 10):
         made.start(f'start: "{index}"')
-    assert len(made._compiled) == CACHED_GRAMMARS
+    assert len(made._kept) == CACHED_GRAMMARS
 
 
 def test_a_folder_without_a_usable_tokenizer_has_no_grammars(tmp_path: Path) -> None:
@@ -113,8 +118,8 @@ class Stubborn:
 
     def forward(self, plan: StepPlan) -> None: ...
 
-    def sample(self, logits: None, samples: tuple[SampleSpec, ...]) -> StepResult:
-        return StepResult((TOKENIZER.encode("x").ids[0],) * len(samples), (None,) * len(samples))
+    def sample(self, logits: None, samples: tuple[SampleSpec, ...], masks: Masks) -> StepResult:
+        return StepResult(((TOKENIZER.encode("x").ids[0],),) * len(samples), (None,) * len(samples))
 
 
 def test_a_sequence_whose_grammar_failed_ends_as_failed_and_frees_its_blocks() -> None:
