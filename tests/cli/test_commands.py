@@ -2,39 +2,14 @@
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from headgate.cli.main import parser
+from tests.cli.shell import CONFIG, Shell
 from tests.live import Live, serving, until
-
-CONFIG = "engine: {enabled: false}\ndiscover: false\nbackends:\n- {name: demo, kind: scripted, models: [one]}\n"
-
-
-class Shell:
-    """A folder to run commands in; `home` is where the state is."""
-
-    def __init__(self, folder: Path, config: str | None = CONFIG) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        if config is not None:
-            (folder / "headgate.yaml").write_text(config)
-
-    def run(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        clean = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
-        return subprocess.run(
-            [sys.executable, "-m", "headgate.cli.main", *arguments],
-            cwd=self.folder,
-            env={**clean, "HEADGATE_HOME": str(self.folder), **environment},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
 
 
 @pytest.fixture
@@ -76,15 +51,15 @@ def test_wrong_usage_ends_with_2_and_says_how_it_goes(shell: Shell) -> None:
 
 def test_a_bad_file_fails_the_check_with_file_and_line(shell: Shell) -> None:
     (shell.folder / "bad.yaml").write_text("server:\n  prot: 1\n")
-    done = shell.run("config", "check", "bad.yaml")
+    done = shell.start("config", "check", "bad.yaml")
     assert done.returncode == 2
     assert done.stderr.startswith("headgate: bad.yaml:2: unknown setting 'prot'")
-    assert shell.run("serve", "--config", "bad.yaml").returncode == 2
+    assert shell.start("serve", "--config", "bad.yaml").returncode == 2
     assert shell.run("config", "check", "none.yaml").returncode == 2
 
 
 def test_a_good_file_and_no_file_pass_the_check(shell: Shell, tmp_path: Path) -> None:
-    assert shell.run("config", "check").stdout == "headgate.yaml: valid\n"
+    assert shell.start("config", "check").stdout == "headgate.yaml: valid\n"
     done = Shell(tmp_path / "empty", None).run("config", "check")
     assert (done.returncode, "defaults" in done.stdout) == (0, True)
 
@@ -148,7 +123,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 def test_keys_made_and_revoked_beside_a_running_server_work_within_a_moment(live: Live) -> None:
     shell = Shell(live.home, None)
-    made = json.loads(shell.run("keys", "create", "--name", "app", "--json").stdout)
+    made = json.loads(shell.start("keys", "create", "--name", "app", "--json").stdout)
     until(lambda: live.get("/v1/models", made["key"])[0] == 200, 3)
     assert live.get("/admin/keys", made["key"])[0] == 403
     assert any(record["name"] == "app" for record in json.loads(shell.run("keys", "list", "--json").stdout))

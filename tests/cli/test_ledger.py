@@ -18,7 +18,7 @@ from headgate.ledger.billing.invoices import Invoice, invoice_hash
 from headgate.ledger.prices import BUNDLED_BOOK, PriceTable, read_book
 from headgate.ledger.store import Store
 from headgate.storage.sql.open import open_sql
-from tests.cli.test_commands import Shell
+from tests.cli.shell import Shell
 from tests.ledger.test_invoices import at
 from tests.ledger.test_usage import START, entry
 

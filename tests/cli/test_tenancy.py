@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_commands import Shell
+from tests.cli.shell import CONFIG, Shell
 from tests.live import ADMIN_KEY, serving, until
-
-CONFIG = "engine: {enabled: false}\ndiscover: false\nbackends:\n- {name: demo, kind: scripted, models: [one]}\n"
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.api.house import Wire
-from tests.cli.test_commands import Shell
+from tests.cli.shell import Shell
 from tests.live import ADMIN_KEY, Live, serving
 
 CONFIG = """

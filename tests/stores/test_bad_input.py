@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.cli.test_commands import Shell
+from tests.cli.shell import Shell
 from tests.live import Live, serving, until
 from tests.load.client import Refused, ask, chat
 from tests.load.test_budget_race import CONFIG, PRICES

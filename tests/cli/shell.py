@@ -1,0 +1,40 @@
+"""Runs commands, as people do: in a folder, each in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.cli import warm
+
+CONFIG = "engine: {enabled: false}\ndiscover: false\nbackends:\n- {name: demo, kind: scripted, models: [one]}\n"
+
+
+class Shell:
+    """A folder to run commands in; `home` is where the state is."""
+
+    def __init__(self, folder: Path, config: str | None = CONFIG) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        if config is not None:
+            (folder / "headgate.yaml").write_text(config)
+
+    def _environment(self, more: dict[str, str]) -> dict[str, str]:
+        clean = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
+        return {**clean, "HEADGATE_HOME": str(self.folder), **more}
+
+    def run(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """In a process forked from one that has the code loaded."""
+        done = warm.run(arguments, self.folder, self._environment(environment))
+        return subprocess.CompletedProcess(arguments, *done)
+
+    def start(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """In a new interpreter."""
+        return subprocess.run(
+            [sys.executable, "-m", "headgate.cli.main", *arguments],
+            cwd=self.folder,
+            env=self._environment(environment),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
