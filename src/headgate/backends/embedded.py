@@ -62,6 +62,7 @@ class EmbeddedBackend:
         """Raises `BadCall` for what the model cannot do, `Overloaded` where the engine has no room now."""
         if target.model != self.model:
             raise NotFound(f"The embedded engine has no model {target.model!r}.", code="model_not_found", param="model")
+        await self.engine.awake()
         match call.body:
             case ChatRequest() as request:
                 return await self._chat(call, request)
@@ -76,9 +77,10 @@ class EmbeddedBackend:
 
     def count_input(self, call: Call) -> int | None:
         """Exact: what the model will read. None for what `open` would refuse, or not tokenise on the event loop."""
-        body, longest = call.body, self.engine.limits.longest
-        if len(call.raw) > INLINE_BYTES:
+        body = call.body
+        if len(call.raw) > INLINE_BYTES or not self.engine.known:
             return None
+        longest = self.engine.limits.longest
         try:
             if isinstance(body, ChatRequest):
                 return len(self._prompts.chat(body, longest).ids)
@@ -89,7 +91,7 @@ class EmbeddedBackend:
         return None
 
     async def models(self) -> Sequence[ModelInfo]:
-        length = self.engine.limits.longest if self.engine.ready else None
+        length = self.engine.limits.longest if self.engine.known else None
         return (ModelInfo(self.model, self._created, "headgate", length),)
 
     async def probe(self) -> Health:
@@ -97,6 +99,8 @@ class EmbeddedBackend:
 
         A probe that waited its turn in a long queue would call a busy engine dead.
         """
+        if self.engine.asleep:
+            return Health(True, f"{self.model} is asleep")
         start = self._clock.monotonic()
         before, self._steps_seen = self._steps_seen, self.engine.stats.steps
         if self.engine.ready and self.engine.stats.waiting and self._steps_seen > before:

@@ -10,9 +10,9 @@ from headgate.engine import wire
 from headgate.engine.errors import ModelFolderError
 from headgate.engine.generation import Generation
 from headgate.engine.limits import Limits
-from headgate.engine.metrics import EngineStats
+from headgate.engine.metrics import EngineStats, Timings
 from headgate.engine.plan import NOBODY, SamplingParams, Share
-from headgate.engine.process import EngineProcess
+from headgate.engine.process import EngineProcess, unservable
 from headgate.engine.settings import EngineSettings
 
 MAX_UNREAD_BYTES = 64 * 2**20
@@ -34,6 +34,7 @@ class EngineClient:
         self._next_request = 0
         self._draining = False
         self._stats = self._before = EngineStats()
+        self._timings = self._timings_before = Timings.empty()
 
     @classmethod
     async def start(cls, folder: Path, settings: EngineSettings | None = None, *, clock: Clock) -> "EngineClient":
@@ -54,6 +55,18 @@ class EngineClient:
     async def wait_ready(self) -> None:
         """Raises `ModelFolderError` if the model cannot be served, `Failed` if the client is closed first."""
         await self.process.wait_ready()
+
+    async def awake(self) -> None:
+        """To be awaited before anything is asked of an engine that may sleep: returns when it is up again.
+
+        Returns at once where it does not sleep, up or not. Raises `Overloaded` where it cannot be woken now.
+        """
+        await self.process.awake()
+
+    @property
+    def asleep(self) -> bool:
+        """It has no process now; the next call wakes it."""
+        return self.process.asleep
 
     @property
     def ready(self) -> bool:
@@ -80,6 +93,11 @@ class EngineClient:
         return self.process.trouble
 
     @property
+    def known(self) -> bool:
+        """It has been ready before, so that `limits` and what is said beside them is known, asleep or not."""
+        return self.process.starts > 0
+
+    @property
     def limits(self) -> Limits:
         """Of the latest process that was ready; raises `Overloaded` before the first."""
         return self.process.known.limits
@@ -97,6 +115,16 @@ class EngineClient:
     def stats(self) -> EngineStats:
         """As of the last step; totals count on over restarts."""
         return self._stats.since(self._before)
+
+    @property
+    def timings(self) -> Timings:
+        """As of half a second ago at most; they count on over restarts."""
+        return self._timings_before.plus(self._timings)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests with choices still to come."""
+        return len(self._generations)
 
     @property
     def pid(self) -> int | None:
@@ -120,8 +148,10 @@ class EngineClient:
         """
         if self._draining or self.process.closed:
             raise Overloaded("The engine is shutting down.", retry_after=1.0)
+        if self.process.refused is not None:
+            raise unservable()
         if not self.process.ready:
-            raise Overloaded("The engine is starting.", retry_after=1.0)
+            raise Overloaded(f"The engine is {self.process.state}.", retry_after=1.0)
         limits = self.limits
         for prompt in prompts:
             limits.refuse(len(prompt), max_tokens)
@@ -154,6 +184,8 @@ class EngineClient:
         match message:
             case wire.Report():
                 self._stats = message.stats
+                if message.timings is not None:
+                    self._timings = message.timings
                 for delta in message.deltas:
                     self._deliver(delta)
             case wire.Refusal():
@@ -172,6 +204,7 @@ class EngineClient:
     def lost(self, error: HeadgateError) -> None:
         """Implements `process.Owner`."""
         self._before, self._stats = self.stats, EngineStats()
+        self._timings_before, self._timings = self.timings, Timings.empty()
         generations, self._generations = self._generations, {}
         for generation in generations.values():
             generation.fail(error)

@@ -1,14 +1,23 @@
-"""One engine process in our care: started, watched, replaced when it dies or hangs, ended.
+"""One engine process in our care: started, watched, replaced when it dies or hangs, put to sleep, ended.
 
-What it says about itself (ready, refused) is taken in here; everything else goes to the one who asked.
+  launch            Ready                 sleep
+─────────► LOADING ───────► READY ─────────────────────► ASLEEP
+              ▲  │            │                             │
+              │  └─ LoadFailed│─► REFUSED                   │
+              │               │ it ended, or hung           │
+              ├── RESTARTING ◄┘                             │
+              └────────────────────── awake ────────────────┘
+
+An engine that sleeps has no process, so its memory is really given back. What a process says about itself (loading,
+ready, refused) is taken in here; everything else goes to the one who asked.
 """
 
 import asyncio
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from headgate.core.clock import Clock
 from headgate.core.errors import Failed, HeadgateError, Overloaded
@@ -16,12 +25,20 @@ from headgate.core.tasks import Tasks
 from headgate.engine import wire
 from headgate.engine.errors import ModelFolderError
 from headgate.engine.settings import EngineSettings
+from headgate.engine.waking import Waking
 from headgate.engine.watch import LOOKS, Watch
 
 FIRST_RESTART_S = 0.1
 LONGEST_RESTART_S = 10.0
 STABLE_S = 30.0
 """A process that lived this long was healthy: the next restart waits shortly again."""
+
+State = Literal["loading", "ready", "asleep", "restarting", "refused", "closed"]
+
+
+def unservable() -> Failed:
+    """For callers: what is wrong with the folder is for the log."""
+    return Failed("The engine's model cannot be served; the server's log says why.", code="model_unservable")
 
 
 class Owner(Protocol):
@@ -32,6 +49,10 @@ class Owner(Protocol):
 
     def lost(self, error: HeadgateError) -> None:
         """The process has ended: nothing in flight will be answered."""
+
+
+async def _nothing() -> None:
+    """There is always room."""
 
 
 class _Link(asyncio.Protocol):
@@ -66,20 +87,94 @@ class EngineProcess:
         """Why the latest process ended, or could not be started."""
         self.refused: ModelFolderError | None = None
         """Why the model cannot be served at all."""
+        self.progress: wire.Loading | None = None
+        """How far the start in progress has come."""
+        self.start_s = 0.0
+        """From the beginning of the latest start to its readiness."""
+        self.starts = 0
+        """How often it became ready."""
+        self.admit: Callable[[], Awaitable[None]] = _nothing
+        """Makes room for the process before it is woken; raises `HeadgateError` where there is none."""
+        self.told: Callable[[], None] = lambda: None
+        """Called when `state` may have changed."""
         self._owner = owner
         self._clock = clock
         self._tasks = Tasks()
         self._watch = Watch()
+        self._began = clock.monotonic()
         self._ready: wire.Ready | None = None
         self._last: wire.Ready | None = None
         self._changed = asyncio.Event()
         self._transport: asyncio.WriteTransport | None = None
         self._process: asyncio.subprocess.Process | None = None
-        self._closed = False
+        self._used = clock.monotonic()
+        self._asleep = self._closed = False
+        self._waking = Waking()
+        self._runs: list[asyncio.Task[None]] = []
+        """The one that has the process, after those that are just giving it up."""
 
     def launch(self) -> None:
         """Starts the process and returns at once; `wait_ready` tells when it can be used."""
-        self._tasks.spawn(self._supervise(), name=f"engine {self.folder.name}")
+        self._asleep = False
+        self._run(self._supervise())
+
+    def rest(self) -> None:
+        """Instead of `launch`: it begins asleep."""
+        self._asleep = True
+
+    async def sleep(self) -> None:
+        """Ends the process; none is there until `awake`. What is in flight fails: ask `busy` before."""
+        if self._closed or self._asleep or self.refused is not None:
+            return
+        self._asleep = True
+        self._woken(Overloaded("The engine was put to sleep.", retry_after=1.0))
+        ending = self._runs
+        for run in ending:
+            run.cancel()
+        if ending:
+            await asyncio.wait(ending)
+        if self._asleep:
+            self.trouble = ""
+
+    async def awake(self) -> None:
+        """Returns when the process is up, or at once where it is not asleep: `ready` tells.
+
+        Raises `Overloaded` where it cannot be woken now, or too many wait for that; `Failed` where it never can be.
+        """
+        self._used = self._clock.monotonic()
+        if self._asleep and not self._closed:
+            self._asleep = False
+            self._waking.begin()
+            self._run(self._wake(self._runs))
+        if self._waking.under_way:
+            await self._waking.wait()
+            self._used = self._clock.monotonic()
+
+    @property
+    def state(self) -> State:
+        if self._closed:
+            return "closed"
+        if self.refused is not None:
+            return "refused"
+        if self._asleep:
+            return "asleep"
+        if self.ready:
+            return "ready"
+        return "restarting" if self.trouble else "loading"
+
+    @property
+    def asleep(self) -> bool:
+        return self._asleep
+
+    @property
+    def busy(self) -> bool:
+        """It has work, or somebody waits for it to wake."""
+        return self._watch.owed or self._waking.waiting > 0
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since its last work."""
+        return 0.0 if self.busy else self._clock.monotonic() - self._used
 
     async def wait_ready(self) -> None:
         """Raises `ModelFolderError` if the model cannot be served, `Failed` if it is closed first."""
@@ -127,31 +222,63 @@ class EngineProcess:
         if self._closed:
             return
         self._closed = True
-        self._changed.set()
+        self._woken(Overloaded("The engine is shutting down.", retry_after=1.0))
         await self._tasks.aclose()
         self._owner.lost(Overloaded("The engine is shutting down.", retry_after=1.0))
 
     def _received(self, message: wire.FromWorker) -> None:
         match message:
+            case wire.Loading():
+                self.progress = message
             case wire.Ready():
                 self._ready = self._last = message
                 self.phases = message.phases
+                self.start_s = self._clock.monotonic() - self._began
+                self.starts += 1
+                self.progress = None
                 self._watch = Watch()  # loading may take its time
-                self._changed.set()
+                self._used = self._clock.monotonic()
+                self._woken(None)
             case wire.LoadFailed():
                 self.refused = ModelFolderError(message.message)
-                self._changed.set()
+                self._woken(unservable())
             case _:
+                self._used = self._clock.monotonic()
                 self._watch.heard(more=self._owner.received(message))
+
+    def _woken(self, error: HeadgateError | None) -> None:
+        """The start has come to an end, if one was waited for."""
+        self._waking.end(error)
+        self._changed.set()
+        self.told()
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._tasks.spawn(work, name=f"engine {self.folder.name}")
+        self._runs = [*(run for run in self._runs if not run.done()), task]
+
+    async def _wake(self, ending: list[asyncio.Task[None]]) -> None:
+        if ending:
+            await asyncio.wait(ending)
+        try:
+            await self.admit()
+        except HeadgateError as error:
+            self._asleep = True
+            self._woken(error)
+            return
+        self.trouble = ""
+        self.told()
+        await self._supervise()
 
     async def _supervise(self) -> None:
         pause = FIRST_RESTART_S
         while True:
-            began = self._clock.monotonic()
+            began = self._began = self._clock.monotonic()
             try:
                 await self._one_process()
+                self._woken(Overloaded(f"The engine could not be woken: {self.trouble}.", retry_after=1.0))
             except OSError as error:  # no memory, processes or files left now: perhaps later
                 self.trouble = f"its process cannot be started: {error}"
+                self._woken(Overloaded(f"The engine could not be woken: {self.trouble}.", retry_after=1.0))
             if self.refused is not None:
                 return
             if self._clock.monotonic() - began > STABLE_S:
@@ -179,9 +306,12 @@ class EngineProcess:
         try:
             await self._converse(ours)
         finally:
-            self._ready = self._transport = None
+            self._ready = self._transport = self.progress = None
+            self._watch = Watch()
             self.trouble = self.trouble or "its process ended"
-            self._owner.lost(Overloaded(f"The engine is being restarted: {self.trouble}.", retry_after=1.0))
+            now = "was put to sleep" if self._asleep else f"is being restarted: {self.trouble}"
+            lost = Overloaded(f"The engine {now}.", retry_after=1.0)
+            self._owner.lost(lost)
             if process.returncode is None:
                 process.kill()  # the channel is closed: it has ended, or has nothing left to do
             await process.wait()

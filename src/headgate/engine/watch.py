@@ -14,6 +14,11 @@ class Watch:
         self._owed = False
         self._silent = 0
 
+    @property
+    def owed(self) -> bool:
+        """The process has not answered all it was sent."""
+        return self._owed
+
     def asked(self) -> None:
         """The process was sent something, so it owes an answer. It answers a cancellation too."""
         if not self._owed:
