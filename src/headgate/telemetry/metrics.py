@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from headgate.core.usage import Receipt
 from headgate.telemetry import names
+from headgate.telemetry.families import Families, Family, Spread
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _OVERHEAD = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1)
@@ -181,6 +182,10 @@ class Metrics:
     def watch_each(self, name: str, documentation: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
         """A gauge with one label, whose values are read at scrape time and are bounded by whoever gives them."""
         self.registry.register(_Each(name, documentation, label, read))
+
+    def watch_all(self, read: Callable[[], Iterable[Family | Spread]]) -> None:
+        """Whole metrics with labels, read at scrape time."""
+        self.registry.register(Families(read))
 
     def page(self) -> tuple[bytes, bytes]:
         """The exposition and its content type."""
