@@ -1,159 +1,155 @@
 """Drawing the next token from logits: the reference that every runner follows.
 
 The order, which matters because filters do not commute (it is vLLM's):
-log-probabilities are reported from the raw logits; then the grammar mask, the suppression of end tokens before
-`min_tokens`, the logit bias; the penalties (repetition over prompt and output; presence and frequency over the output
-only); temperature; min-p; top-k, ties at the border kept; top-p over what is left; the draw.
+log-probabilities are reported from the raw logits; then the grammar mask, or else the suppression of end tokens before
+`min_tokens`; the logit bias; the penalties (repetition over prompt and output; presence and frequency over the output
+only); temperature; min-p; top-k, ties at the border kept; top-p over what is left; the draw. Where tokens are verified,
+the tokens of the draft before a row count as output for it.
 
-Random numbers are counter-based: one uniform number per (seed, choice, position), from BLAKE2b. A sequence's text
-therefore depends neither on its neighbours in the batch nor on having been preempted.
+Random numbers are counter-based: one uniform number per (seed, choice, position, purpose), from BLAKE2b. A sequence's
+text therefore depends neither on its neighbours in the batch nor on having been preempted.
 """
 
-import hashlib
-import struct
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import islice, pairwise
 
 import numpy as np
-import numpy.typing as npt
 
+from headgate.engine.adjust import adjust, adjusts, at_row
+from headgate.engine.draws import DRAW, Floats, Row, filtered, pick, uniform
 from headgate.engine.plan import GREEDY_BELOW, Masks, SampleSpec, SamplingParams, Score, StepResult
+from headgate.engine.scores import scores
+from headgate.engine.spread import Spread
+from headgate.engine.verify import by_rejection, compared, proposed, rejected
 
-Floats = npt.NDArray[Any]
-Ids = npt.NDArray[np.intp]
-
-_PACK = struct.Struct("<qqq")
-_UNIT = 2.0**-53
-
-
-def uniform(seed: int, choice: int, position: int) -> float:
-    """A number in [0, 1), the same for the same arguments, on every machine."""
-    digest = hashlib.blake2b(_PACK.pack(seed, choice, position), digest_size=8).digest()
-    return (int.from_bytes(digest, "little") >> 11) * _UNIT
+CHUNK = 2**18
+"""Logits handled at once: many rows of a small vocabulary, one of a large one, which then stays in the cache."""
+FEW = 6
+SHORT = 2**14
+"""Up to so many rows, of up to so many logits, are drawn from one by one: fixed costs would be more."""
 
 
 def sample(logits: Floats, samples: tuple[SampleSpec, ...], masks: Masks) -> StepResult:
-    """One token per row of `logits` (rows x vocabulary)."""
+    """Tokens for each sample from its rows of `logits`, [rows, vocabulary]: 1 + the tokens of its draft."""
+    rows: dict[int, list[Row]] = {}
     if not any(masks) and all(_plain_greedy(spec) for spec in samples):
-        return StepResult(tuple((token,) for token in logits.argmax(axis=1).tolist()), (None,) * len(samples))
-    drawn = [
-        _sample_row(row, spec, None if mask is None else mask[0])
-        for row, spec, mask in zip(logits, samples, masks, strict=True)
-    ]
-    scores = tuple(None if score is None else (score,) for _, score in drawn)
-    return StepResult(tuple((token,) for token, _ in drawn), scores)
+        drawn = logits.argmax(axis=1).tolist()
+    else:
+        drawn, rows = _draw(logits, samples, masks)
+    kept: list[tuple[int, ...]] = []
+    start = 0
+    for index, spec in enumerate(samples):
+        if spec.draft is None:
+            kept.append((drawn[start],))
+            start += 1
+            continue
+        end = start + len(spec.draft.tokens) + 1
+        if index in rows:
+            kept.append(rejected(spec, rows[index], drawn[end - 1]))
+        else:
+            kept.append(compared(spec.draft.tokens, drawn[start:end]))
+        start = end
+    return StepResult(tuple(kept), _scores(logits, samples, kept))
+
+
+def draft(logits: Floats, samples: Sequence[SampleSpec], vocabulary: int) -> list[tuple[int, Floats | None]]:
+    """For each row of a draft model's logits a token that may come next, and what it was drawn from
+    (`verify.proposed`). Its vocabulary may be padded to another size than `vocabulary`, the target's.
+    """
+    logits = logits[:, :vocabulary]
+    if logits.shape[1] < vocabulary:
+        logits = np.pad(logits, ((0, 0), (0, vocabulary - logits.shape[1])), constant_values=-np.inf)
+    adjusted = logits
+    for index, spec in enumerate(samples):
+        if adjusts(spec):
+            adjusted = logits.copy() if adjusted is logits else adjusted
+            adjust(adjusted[index], spec)
+    return proposed(adjusted, samples)
 
 
 def _plain_greedy(spec: SampleSpec) -> bool:
-    params = spec.params
-    return params.temperature < GREEDY_BELOW and params.logprobs is None and not _adjusts(spec)
+    return spec.params.temperature < GREEDY_BELOW and not adjusts(spec)
 
 
-def _adjusts(spec: SampleSpec) -> bool:
-    params = spec.params
-    return bool(params.logit_bias or params.penalised or _holds_back_end(spec))
+def _draw(logits: Floats, samples: tuple[SampleSpec, ...], masks: Masks) -> tuple[list[int], dict[int, list[Row]]]:
+    """What each row draws by itself; and the rows of the samples whose draft is to be rejected or not."""
+    specs: list[SampleSpec] = []
+    row_masks: list[bytes | None] = []
+    owners: list[int | None] = []
+    for index, (spec, mask) in enumerate(zip(samples, masks, strict=True)):
+        count = 1 + (0 if spec.draft is None else len(spec.draft.tokens))
+        specs += [at_row(spec, place) for place in range(count)] if count > 1 else [spec]
+        row_masks += [None] * count if mask is None else mask
+        weighed = spec.draft is not None and spec.draft.weights is not None
+        owners += [index if weighed and by_rejection(spec.params, masked=mask is not None) else None] * count
+    tokens: list[int] = []
+    rows: dict[int, list[Row]] = {}
+    step = max(1, CHUNK // logits.shape[1])
+    for start, end in pairwise([*range(0, len(logits), step), len(logits)]):
+        part = logits[start:end]
+        changed = [at for at in range(start, end) if row_masks[at] is not None or adjusts(specs[at])]
+        if changed:
+            part = part.copy()
+            with np.errstate(over="ignore", invalid="ignore"):  # of logits that are nonsense already
+                for at in changed:
+                    adjust(part[at - start], specs[at], row_masks[at])
+        tokens += _draw_rows(part, specs[start:end], owners[start:end], rows)
+    return tokens, rows
 
 
-def _holds_back_end(spec: SampleSpec) -> bool:
-    return spec.position < spec.params.min_tokens and bool(spec.params.stop_ids)
+def _draw_rows(
+    part: Floats, specs: Sequence[SampleSpec], owners: Sequence[int | None], rows: dict[int, list[Row]]
+) -> list[int]:
+    random = [index for index, spec in enumerate(specs) if spec.params.temperature >= GREEDY_BELOW]
+    if not random:
+        out: list[int] = part.argmax(axis=1).tolist()
+        return out
+    chosen = [specs[index] for index in random]
+    numbers = [uniform(one.params.seed, one.choice, one.position, DRAW) for one in chosen]
+    drawn, found = _at(part if len(random) == len(specs) else part[random], [one.params for one in chosen], numbers)
+    for place, index in enumerate(random):
+        owner = owners[index]
+        if owner is not None:
+            rows.setdefault(owner, []).append(found(place))
+    if len(random) == len(specs):
+        return drawn
+    tokens = part.argmax(axis=1)
+    tokens[random] = drawn
+    return [int(token) for token in tokens]
 
 
-def _sample_row(row: Floats, spec: SampleSpec, mask: bytes | None) -> tuple[int, Score | None]:
-    params = spec.params
-    adjusted = adjust(row, spec, mask) if mask is not None or _adjusts(spec) else row
-    if params.temperature < GREEDY_BELOW:
-        token = int(adjusted.argmax())
-    else:
-        ids, weights = distribution(adjusted, params)
-        token = draw(ids, weights, uniform(params.seed, spec.choice, spec.position))
-    return token, None if params.logprobs is None else score(row, token, params.logprobs)
+def _at(
+    logits: Floats, params: Sequence[SamplingParams], numbers: Sequence[float]
+) -> tuple[list[int], Callable[[int], Row]]:
+    """The token that each row's number points at, and what it was drawn from."""
+    if logits.shape[0] <= FEW and logits.shape[1] <= SHORT:
+        each = [filtered(row, one) for row, one in zip(logits, params, strict=True)]
+        return [pick(row, number) for row, number in zip(each, numbers, strict=True)], each.__getitem__
+    spread = Spread(logits, params)
+    tokens: list[int] = spread.draw(np.array(numbers)).tolist()
+    return tokens, spread.row
 
 
-def adjust(row: Floats, spec: SampleSpec, mask: bytes | None = None) -> Floats:
-    """The logits after mask, bias and penalties; `row` itself is not changed."""
-    params = spec.params
-    row = row.astype(np.float64)
-    if mask is not None:
-        bits = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")[: len(row)]
-        row[: len(bits)][bits == 0] = -np.inf
-        row[len(bits) :] = -np.inf
-    if _holds_back_end(spec) and mask is None:  # a grammar knows better where its text may end
-        row[list(params.stop_ids)] = -np.inf
-    if params.logit_bias:
-        ids = np.fromiter(params.logit_bias.keys(), dtype=np.intp)
-        row[ids] += np.fromiter(params.logit_bias.values(), dtype=np.float64)
-    if params.penalised:
-        _penalise(row, spec)
-    return row
-
-
-def _penalise(row: Floats, spec: SampleSpec) -> None:
-    params = spec.params
-    output = np.array([token for token, _ in spec.output_counts], dtype=np.intp)
-    if params.repetition_penalty != 1.0:
-        seen = np.union1d(output, np.array(spec.prompt_tokens, dtype=np.intp))
-        values = row[seen]
-        row[seen] = np.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
-    if len(output):
-        counts = np.array([count for _, count in spec.output_counts], dtype=np.float64)
-        row[output] -= params.presence_penalty + params.frequency_penalty * counts
-
-
-def distribution(row: Floats, params: SamplingParams) -> tuple[Ids | None, Floats]:
-    """The tokens that may be drawn and their weights (not normalised). None for the ids: all, in order."""
-    weights = row.astype(np.float64)
-    best = weights.max()
-    if not np.isfinite(best):  # a model that computed nonsense, or nothing is allowed: any answer will do, a crash not
-        return np.array([weights.argmax()]), np.ones(1)
-    weights -= best
-    weights /= params.temperature
-    np.exp(weights, out=weights)  # the most likely token weighs 1
-    ids: Ids | None = None
-    if params.min_p > 0.0:
-        ids = np.flatnonzero(weights >= params.min_p)
-        weights = weights[ids]
-    if 0 < params.top_k < len(weights):
-        border = np.partition(weights, len(weights) - params.top_k)[len(weights) - params.top_k]
-        ids, weights = _keep(ids, weights, np.flatnonzero(weights >= border))
-    if params.top_p < 1.0:
-        ids, weights = _keep(ids, weights, _nucleus(weights, params.top_p))
-    return ids, weights
-
-
-def _nucleus(weights: Floats, top_p: float) -> Ids:
-    """The fewest most likely tokens that together have `top_p` of the weight; at least one (arXiv 1904.09751).
-
-    Only candidates are sorted: what weighs less than an even share of the rest, `1 - top_p`, adds up to less than that
-    rest, so the nucleus is complete before it. The most likely token weighs 1 here and is always a candidate.
-    """
-    total = weights.sum()
-    candidates = np.flatnonzero(weights >= (1.0 - top_p) * total / len(weights))
-    held = weights[candidates]
-    order = np.argsort(-held, kind="stable")
-    enough = int(np.searchsorted(np.cumsum(held[order]), top_p * total, side="left")) + 1
-    nucleus: Ids = candidates[order[:enough]]
-    return nucleus
-
-
-def _keep(ids: Ids | None, weights: Floats, kept: Ids) -> tuple[Ids, Floats]:
-    return (kept if ids is None else ids[kept]), weights[kept]
-
-
-def draw(ids: Ids | None, weights: Floats, at: float) -> int:
-    """The token at the point `at` of [0, 1) under the cumulative weights."""
-    cumulative = np.cumsum(weights)
-    # The last bound keeps the index valid where rounding would pass the end.
-    index = min(int(np.searchsorted(cumulative, at * cumulative[-1], side="right")), len(weights) - 1)
-    return index if ids is None else int(ids[index])
-
-
-def score(row: Floats, token: int, top: int) -> Score:
-    """Log-probabilities of `token` and of the `top` most likely tokens, under the raw logits."""
-    logprobs = row.astype(np.float64)
-    logprobs -= logprobs.max()
-    logprobs -= np.log(np.exp(logprobs).sum())
-    if top == 0:
-        return Score(float(logprobs[token]))
-    top = min(top, len(logprobs))
-    best = np.argpartition(-logprobs, top - 1)[:top]
-    best = best[np.argsort(-logprobs[best], kind="stable")]
-    return Score(float(logprobs[token]), tuple((int(one), float(logprobs[one])) for one in best))
+def _scores(
+    logits: Floats, samples: tuple[SampleSpec, ...], kept: Sequence[tuple[int, ...]]
+) -> tuple[tuple[Score, ...] | None, ...]:
+    out: list[tuple[Score, ...] | None] = [None] * len(samples)
+    if all(spec.params.logprobs is None for spec in samples):
+        return tuple(out)
+    wanted: list[tuple[int, int, int]] = []
+    start = 0
+    for spec, tokens in zip(samples, kept, strict=True):
+        top = spec.params.logprobs
+        if top is not None:
+            wanted += [(start + place, token, top) for place, token in enumerate(tokens)]
+        start += 1 if spec.draft is None else 1 + len(spec.draft.tokens)
+    step = max(1, CHUNK // logits.shape[1])
+    found: list[Score] = []
+    for first in range(0, len(wanted), step):
+        rows, drawn, tops = zip(*wanted[first : first + step], strict=True)
+        found += scores(logits[list(rows)], drawn, tops)
+    each = iter(found)
+    for index, (spec, tokens) in enumerate(zip(samples, kept, strict=True)):
+        if spec.params.logprobs is not None:
+            out[index] = tuple(islice(each, len(tokens)))
+    return tuple(out)
