@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from headgate.backends.embedded_grammar import Held, Markers, held_to
+from headgate.backends.embedded_grammar import Held, blame, completion_held_to, held_to
 from headgate.backends.embedded_params import choices, max_tokens, sampling_params, stops
 from headgate.backends.embedded_prompt import Prompt, PromptMaker, forced_tools
 from headgate.backends.embedded_stream import ChoiceWriter, Form, answer_events
@@ -135,12 +135,10 @@ class EmbeddedBackend:
             parallel_tools=request.parallel_tool_calls is not False and not isinstance(request.tool_choice, NamedTool),
             begun=prompt.begun,
             ends=frozenset(self.engine.eos_ids),
+            dialect=self._prompts.dialect,
+            thinking=prompt.thinking,
         )
-        held = held_to(request, prompt.begun, Markers(*self._prompts.markers))
-        if held is not None and not self.engine.grammar:
-            if held.strict:
-                raise BadCall("This model's tokenizer cannot be used to enforce schemas.", param=held.param)
-            held = None
+        held = held_to(request, prompt, self._prompts.dialect)
         return await self._answer(call, request, [prompt], form, held)
 
     async def _completion(self, call: Call, request: CompletionRequest) -> Answer:
@@ -159,7 +157,7 @@ class EmbeddedBackend:
         if request.echo:
             echo = [self._prompts.text(prompt.ids) for prompt in prompts for _ in range(request.n or 1)]
         form = Form(stops=stops(request), echo=echo, ends=frozenset(self.engine.eos_ids))
-        return await self._answer(call, request, prompts, form)
+        return await self._answer(call, request, prompts, form, completion_held_to(request))
 
     async def _answer(
         self,
@@ -181,6 +179,10 @@ class EmbeddedBackend:
         ids = [prompt.ids for prompt in prompts]
         submit = partial(self.engine.submit, ids, params, max_tokens=allowed, choices=count, share=_share(call))
         generation = None
+        if held is not None and not self.engine.grammar:
+            if held.strict:
+                raise BadCall("This model's tokenizer cannot be used to enforce schemas.", param=held.param)
+            held = None
         if held is not None:
             generation = await _held_generation(submit, held)
         if generation is None:
@@ -208,7 +210,7 @@ async def _held_generation(submit: Callable[..., Generation], held: Held) -> Gen
         await generation.accepted()
     except BadCall as error:
         if held.strict:
-            raise BadCall(error.message, param=held.param) from error
+            raise blame(error.message, held) from error
         return None
     except BaseException:
         generation.close()

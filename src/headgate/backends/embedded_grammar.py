@@ -1,17 +1,33 @@
-"""From a request to the grammar that its answer is held to: a JSON schema, or a call of one of the tools."""
+"""From a request to the grammar that its answer is held to: a form, a call of one of the tools, or both.
+
+The grammar begins where the model's reasoning ends: that is free. What cannot be enforced in a strict schema is refused
+here, by name and path (`embedded_schema.py`); what only llguidance can tell, `blame` puts into the same words.
+"""
 
 import json
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from headgate.backends.embedded_prompt import call_head, forced_tools, response_schema
-from headgate.backends.toolcalls import CLOSE, OPEN
-from headgate.core.request import ChatRequest, Tool
+from headgate.backends.dialect import CallForm, Dialect
+from headgate.backends.embedded_forms import Wish, wish
+from headgate.backends.embedded_prompt import Prompt, forced_tools
+from headgate.backends.embedded_schema import blamed, effective, first_trouble
+from headgate.core.errors import BadCall
+from headgate.core.request import ChatRequest, CompletionRequest, Tool
 
 _OPENS = {"additionalProperties", "patternProperties", "unevaluatedProperties", "allOf", "anyOf", "oneOf", "$ref"}
 """Keywords by which a schema says itself what other properties there may be."""
+_ANY = "/(?s:.*)/"
+_TEXT = f"TEXT: {_ANY}"
+_GAP = r"GAP: /\n{0,2}/"
+_GBNF = re.compile(r"^\s*[A-Za-z][\w-]*\s*::=", re.MULTILINE)
+_UNSLASHED = re.compile(r"\\.|[/\n\r]", re.DOTALL)
+_CANNOT = "The schema cannot be enforced: "
+"""How the engine begins its word for what llguidance refuses."""
 
 
 class Held(Struct, frozen=True):
@@ -21,43 +37,148 @@ class Held(Struct, frozen=True):
     param: str
     strict: bool
     """The caller wants an error rather than an answer that is not held to it."""
+    schemas: tuple[tuple[str, dict[str, Any]], ...] = ()
+    """The schemas in it, with the fields that they came from."""
 
 
-class Markers(Struct, frozen=True):
-    """The tokens that begin and end a tool call, where each is one token."""
+class _Answer(Struct, frozen=True):
+    """A form as a rule: `body` is an expression, `lines` and `grammars` are what it refers to."""
 
-    begin: int | None
-    end: int | None
+    body: str
+    lines: tuple[str, ...] = ()
+    grammars: tuple[dict[str, str], ...] = ()
 
 
-def held_to(request: ChatRequest, begun: str, markers: Markers) -> Held | None:
-    """None where the answer is free. `begun` is what was written of it already."""
+def held_to(request: ChatRequest, prompt: Prompt, dialect: Dialect) -> Held | None:
+    """None where the answer is free. The prompt says what was written of it already, and whether reasoning comes first.
+
+    Raises `BadCall` for a form that is asked for wrongly, and for what cannot be enforced though it is strict.
+    """
     forced = forced_tools(request)
     if forced:
-        calls = " | ".join(_call(tool, begun) for tool in forced)
-        return Held(f'start: ({calls}) "}}\\n" {_end(markers)}', "tools", any(map(_strict, forced)))
-    schema = response_schema(request)
-    wanted = request.response_format
-    strict = wanted is not None and wanted.json_schema is not None and bool(wanted.json_schema.strict)
-    answer = None if schema is None else _json(schema, strict)
+        call = _call(forced, prompt.begun, dialect)
+        return _held("tools", call, _Answer(""), _strict_tools(request, forced))
+    wanted = wish(request)
+    if wanted is not None and request.continue_final_message:
+        raise BadCall(
+            f"continue_final_message cannot be had together with {wanted.param}.", param="continue_final_message"
+        )
+    answer = None if wanted is None else _answer(wanted)
     tools = [] if request.tool_choice == "none" else request.tools or []
-    if tools and markers.begin is not None and markers.end is not None and not _goes_on(request):
-        return Held(_free_to_call(request, tools, answer, markers), "tools", strict or any(map(_strict, tools)))
-    if answer is None:
+    trigger = dialect.tokens.get(dialect.calls.trigger)
+    thought = _thought(dialect, prompt)
+    if tools and trigger is not None and not _goes_on(request):
+        strict = _strict_tools(request, tools)
+        both = _free_to_call(request, tools, answer, dialect)
+        if wanted is not None and wanted.strict:
+            return _held(wanted.param, both, thought, (*_strict_form(wanted), *strict), insists=True)
+        return _held("tools", both, thought, strict)
+    if wanted is None or answer is None:
         return None
-    return Held(f"start: {answer}", "response_format.json_schema.schema", strict)
+    return _held(wanted.param, answer, thought, _strict_form(wanted), insists=wanted.strict)
 
 
-def _free_to_call(request: ChatRequest, tools: list[Tool], answer: str | None, markers: Markers) -> str:
-    """Text or JSON as it may be; but a call, once begun, is one of a tool on offer with arguments to its schema."""
-    several = request.parallel_tool_calls is not False
-    if answer is None:
-        start = "TEXT (call TEXT)*" if several else "TEXT call?"
+def completion_held_to(request: CompletionRequest) -> Held | None:
+    """None where the text is free. Raises `BadCall` as `held_to` does."""
+    wanted = wish(request)
+    if wanted is None:
+        return None
+    return _held(wanted.param, _answer(wanted), _Answer(""), _strict_form(wanted), insists=wanted.strict)
+
+
+def blame(message: str, held: Held) -> BadCall:
+    """The engine's word for why it cannot enforce the grammar, with the keyword that is probably to blame."""
+    for field, schema in held.schemas:
+        troubles = blamed(schema, message)
+        if troubles:
+            where = "; ".join(map(str, troubles))
+            return BadCall(f"{field}: {where} ({message.removeprefix(_CANNOT)})", param=held.param)
+    return BadCall(f"{held.param}: {message}", param=held.param)
+
+
+def _held(
+    param: str,
+    answer: _Answer,
+    thought: _Answer,
+    schemas: Sequence[tuple[str, dict[str, Any]]],
+    *,
+    insists: bool = False,
+) -> Held:
+    for field, schema in schemas:
+        trouble = first_trouble(schema)
+        if trouble is not None:
+            raise BadCall(f"{field}: {trouble}.", param=param)
+    body = f"{thought.body} ({answer.body})" if thought.body else answer.body
+    lines = "\n".join(dict.fromkeys((f"start: {body}", *thought.lines, *answer.lines)))
+    grammar = lines
+    if answer.grammars:
+        grammar = json.dumps({"grammars": [{"lark_grammar": lines}, *answer.grammars]}, ensure_ascii=False)
+    return Held(grammar, param, insists or bool(schemas), tuple(schemas))
+
+
+def _answer(wanted: Wish) -> _Answer:
+    match wanted.kind:
+        case "json":
+            return _Answer(_json(wanted.value, wanted.strict))
+        case "regex":
+            return _Answer("MATCH", (f"MATCH: /(?:{_slashed(wanted.value)})/",))
+        case "choice":
+            return _Answer(" | ".join(json.dumps(one, ensure_ascii=False) for one in wanted.value))
+        case "grammar":
+            kind = "gbnf" if _GBNF.search(wanted.value) else "lark_grammar"
+            return _Answer("@form", (), ({"name": "form", kind: wanted.value},))
+
+
+def _thought(dialect: Dialect, prompt: Prompt) -> _Answer:
+    """Reasoning, which is free text, up to the token that ends it."""
+    if dialect.thinking is None or prompt.thinking == "none":
+        return _Answer("")
+    end = dialect.tokens.get(dialect.thinking.end)
+    if end is None:
+        lines: tuple[str, ...] = (f"thought[suffix={json.dumps(dialect.thinking.end)}]: {_ANY}",)
+        body = "thought"
     else:
-        start = f"{answer} | call" + (' ("\\n" call)*' if several else "")
-    calls = " | ".join(_call(tool, OPEN) for tool in tools)
-    call = f'<[{markers.begin}]> ({calls}) "}}\\n" {_end(markers)}'
-    return f"start: {start}\ncall: {call}\nTEXT: /(.|\\n)*/"
+        lines, body = (_TEXT,), f"TEXT <[{end}]>"
+    if prompt.thinking == "may":
+        body = f"({_lark(dialect.pieces(dialect.thinking.begin))} {body} GAP)?"
+    else:
+        body = f"{body} GAP"
+    return _Answer(body, (*lines, _GAP))
+
+
+def _free_to_call(request: ChatRequest, tools: list[Tool], answer: _Answer | None, dialect: Dialect) -> _Answer:
+    """Text or a form as it may be; but a call, once begun, is one of a tool on offer with arguments to its schema."""
+    form = dialect.calls
+    several = request.parallel_tool_calls is not False
+    opening = form.opening if form.opening.startswith(form.trigger) else form.trigger + form.opening
+    one = f"({_one_of(tools, form, dialect)})"
+    more = f" ({_lark(dialect.pieces(form.between))} {one})*" if several else ""
+    rule = f"call: {_lark(dialect.pieces(opening))} {one}{more} {_lark(dialect.pieces(form.closing))}".rstrip()
+    if answer is None:
+        body = "TEXT (call TEXT)*" if several and form.closing else "TEXT call?"
+        return _Answer(body, (rule, _TEXT))
+    return _Answer(f"{answer.body} | call", (rule, *answer.lines), answer.grammars)
+
+
+def _call(tools: list[Tool], begun: str, dialect: Dialect) -> _Answer:
+    """One call, and nothing else, where `begun` of it is written already."""
+    form = dialect.calls
+    calls: list[str] = []
+    for tool in tools:
+        head = form.opening + form.head(_name(tool))
+        calls.append(f"{_lark(dialect.pieces(head[len(begun) :]))} {_arguments(tool)}")
+    return _Answer(f"({' | '.join(calls)}) {_lark(dialect.pieces(form.end + form.closing))}".rstrip())
+
+
+def _one_of(tools: list[Tool], form: CallForm, dialect: Dialect) -> str:
+    end = _lark(dialect.pieces(form.end))
+    return " | ".join(f"{_lark(dialect.pieces(form.head(_name(tool))))} {_arguments(tool)} {end}" for tool in tools)
+
+
+def _lark(pieces: Sequence[str | int]) -> str:
+    return " ".join(
+        f"<[{piece}]>" if isinstance(piece, int) else json.dumps(piece, ensure_ascii=False) for piece in pieces
+    )
 
 
 def _goes_on(request: ChatRequest) -> bool:
@@ -65,18 +186,30 @@ def _goes_on(request: ChatRequest) -> bool:
     return bool(request.ignore_eos or request.min_tokens)
 
 
-def _end(markers: Markers) -> str:
-    return json.dumps(CLOSE) if markers.end is None else f"<[{markers.end}]>"
+def _name(tool: Tool) -> str:
+    return "" if tool.function is None else tool.function.name
 
 
-def _call(tool: Tool, begun: str) -> str:
-    function = tool.function
-    name = "" if function is None else function.name
-    parameters = None if function is None else function.parameters
-    schema = parameters or {"type": "object"}
-    rest = call_head(name)[len(begun) :]
-    literal = json.dumps(rest, ensure_ascii=False) + " " if rest else ""
-    return literal + _json({"type": "object", **schema}, _strict(tool))
+def _arguments(tool: Tool) -> str:
+    return _json({"type": "object", **_parameters(tool)}, _strict(tool))
+
+
+def _parameters(tool: Tool) -> dict[str, Any]:
+    return (None if tool.function is None else tool.function.parameters) or {"type": "object"}
+
+
+def _strict(tool: Tool) -> bool:
+    return tool.function is not None and bool(tool.function.strict)
+
+
+def _strict_tools(request: ChatRequest, tools: list[Tool]) -> list[tuple[str, dict[str, Any]]]:
+    """Their schemas, each with the place that it has in the request."""
+    offered = request.tools or []
+    return [(f"tools.{offered.index(tool)}.function.parameters", _parameters(tool)) for tool in tools if _strict(tool)]
+
+
+def _strict_form(wanted: Wish) -> list[tuple[str, dict[str, Any]]]:
+    return [(wanted.param, wanted.value)] if wanted.kind == "json" and wanted.strict else []
 
 
 def _json(schema: dict[str, Any], strict: bool) -> str:
@@ -88,10 +221,12 @@ def _json(schema: dict[str, Any], strict: bool) -> str:
         "coerce_one_of": not strict,
         "lenient": not strict,
     }
+    schema = effective(schema)
     if schema.get("properties") and not _OPENS & schema.keys():
         schema = {**schema, "additionalProperties": False}  # still valid, and small models invent no fields
     return "%json " + msgspec.json.encode({**schema, "x-guidance": options}).decode()
 
 
-def _strict(tool: Tool) -> bool:
-    return tool.function is not None and bool(tool.function.strict)
+def _slashed(pattern: str) -> str:
+    """As it stands between slashes in Lark."""
+    return _UNSLASHED.sub(lambda found: {"/": "\\/", "\n": "\\n", "\r": "\\r"}.get(found[0], found[0]), pattern)

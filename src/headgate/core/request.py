@@ -77,6 +77,18 @@ class ResponseFormat(Struct, frozen=True):
     json_schema: JsonSchema | None = None
 
 
+class StructuredOutputs(Struct, frozen=True):
+    """vLLM's: the form of the answer; exactly one of these."""
+
+    json: dict[str, Any] | str | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    structural_tag: str | dict[str, Any] | None = None
+    """For model servers that know it."""
+
+
 class StreamOptions(Struct, frozen=True):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
@@ -104,6 +116,13 @@ class Sampling(Struct, frozen=True, kw_only=True):
     stream_options: StreamOptions | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    """vLLM's older spelling of `structured_outputs`, and so the next three."""
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
 
 
 class ChatRequest(Sampling, frozen=True, kw_only=True):
@@ -116,7 +135,6 @@ class ChatRequest(Sampling, frozen=True, kw_only=True):
     tools: Annotated[list[Tool], Meta(max_length=1_024)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
-    response_format: ResponseFormat | None = None
     continue_final_message: bool | None = None
     """vLLM's: the last message is the assistant's, and the answer goes on with it."""
 

@@ -1,8 +1,8 @@
 """Compiles grammars that may be hostile: first on trial in a process that may die of it, then for real.
 
-Nothing inside llguidance bounds compiling: twenty patterns in an `allOf` take a minute and each more twice as long, deep
+Nothing inside llguidance bounds compiling: twenty patterns in an `allOf` take a minute, each more twice as long; deep
 nesting ends in a stack overflow, and neither can be stopped from outside. So every new grammar is compiled on trial in
-a copy of a small process, under limits of processor time, of time and of memory that the system enforces. The process is
+a copy of a small process, under limits of processor time, time and memory that the system enforces. The process is
 forked when this is built, which is best done before threads and weights are there: it keeps what was there then.
 """
 
