@@ -12,7 +12,6 @@ from tokenizers import Tokenizer, decoders, models
 
 from headgate.backends.chat_template import ChatTemplate
 from headgate.backends.detokenize import Detokenizer, StopText, Vocabulary
-from headgate.backends.toolcalls import CallArguments, CallStart, Piece, ToolCalls
 from headgate.core.clock import SystemClock
 from headgate.core.errors import BadCall
 from tests.backends import folders
@@ -47,10 +46,12 @@ def test_any_tokens_one_by_one_give_what_they_give_together(tokens: list[int]) -
         assert together == TOKENIZER.decode(tokens, skip_special_tokens=True)
 
 
-def test_special_tokens_are_no_text_and_tool_markers_are() -> None:
+def test_special_tokens_are_no_text_but_for_those_that_somebody_reads() -> None:
     ids = TOKENIZER.encode("<|im_start|>a<tool_call>b</tool_call><|im_end|>", add_special_tokens=False).ids
     detokenizer = Detokenizer(VOCABULARY)
     assert "".join(map(detokenizer.feed, ids)) == "a<tool_call>b</tool_call>"
+    detokenizer = Detokenizer(VOCABULARY, shown={ids[0]})
+    assert "".join(map(detokenizer.feed, ids)) == "<|im_start|>a<tool_call>b</tool_call>"
 
 
 def test_sentencepiece_style_tokens_are_read_too() -> None:
@@ -108,87 +109,6 @@ def test_only_what_may_begin_a_stop_text_is_held_back() -> None:
     assert scanner.feed("N") == ""
     assert scanner.feed("d") == "ENd"
     assert scanner.flush() == ""
-
-
-def parse(text: str, at: Sequence[int] = (), *, parallel: bool = True) -> tuple[str, list[tuple[str, str]]]:
-    parser = ToolCalls({"f", "g"}, parallel=parallel)
-    pieces: list[Piece] = []
-    for piece in cuts(text, at):
-        pieces += parser.feed(piece)
-    pieces += parser.flush()
-    shown = ""
-    calls: list[tuple[str, str]] = []
-    for found in pieces:
-        match found:
-            case str():
-                shown += found
-            case CallStart(name):
-                calls.append((name, ""))
-            case CallArguments(arguments):
-                calls[-1] = (calls[-1][0], calls[-1][1] + arguments)
-    return shown, calls
-
-
-ARGUMENTS = st.dictionaries(
-    st.text(max_size=5), st.text(max_size=8) | st.integers() | st.lists(st.text(max_size=3)), max_size=3
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    calls=st.lists(st.tuples(st.sampled_from(["f", "g"]), ARGUMENTS), min_size=1, max_size=3),
-    before=st.text("ab <{\n", max_size=8),
-    at=st.lists(st.integers(0, 300), max_size=12),
-)
-def test_calls_are_found_wherever_the_text_is_cut(
-    calls: list[tuple[str, dict[str, object]]], before: str, at: list[int]
-) -> None:
-    text = before + "\n".join(
-        f'<tool_call>\n{{"name": "{name}", "arguments": {json.dumps(arguments)}}}\n</tool_call>'
-        for name, arguments in calls
-    )
-    shown, found = parse(text, at)
-    assert shown == before
-    assert [(name, json.loads(arguments)) for name, arguments in found] == calls
-
-
-MALFORMED = [
-    "<tool_call>no json</tool_call>",
-    '<tool_call>{"name": "unknown", "arguments": {}}</tool_call>',
-    '<tool_call>{"name": "f", "arguments": 3',
-    "<tool_call>",
-    "<tool_call",
-    'text <tool_call>{"name": 7}</tool_call> more',
-    "<tool_call><tool_call>x</tool_call>",
-    "</tool_call>",
-]
-
-
-@pytest.mark.parametrize("text", MALFORMED)
-def test_what_is_no_call_is_text_to_the_letter(text: str) -> None:
-    for at in ((), range(len(text))):
-        assert parse(text, at) == (text, [])
-
-
-def test_keys_in_another_order_are_a_call_too() -> None:
-    assert parse('<tool_call>{"arguments": {"a": 1}, "name": "f"}</tool_call>') == ("", [("f", '{"a": 1}')])
-    assert parse('<tool_call>{"name": "g"}</tool_call>') == ("", [("g", "{}")])
-
-
-def test_a_call_that_is_cut_keeps_what_came_of_it() -> None:
-    text = '<tool_call>{"name": "f", "arguments": {"city": "Be'
-    assert parse(text) == parse(text, range(len(text))) == ("", [("f", '{"city": "Be')])
-
-
-def test_a_call_that_breaks_off_inside_ends_there() -> None:
-    text = 'a<tool_call>{"name": "f", "arguments": {"x": 1</tool_call>b'
-    assert parse(text) == parse(text, range(len(text))) == ("ab", [("f", '{"x": 1')])
-
-
-def test_without_parallel_calls_nothing_follows_the_first() -> None:
-    one = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
-    for at in ((), range(200)):
-        assert parse(one + "\n" + one + "text", at, parallel=False) == ("", [("f", "{}")])
 
 
 def render(source: str, content: str = "hi") -> str:

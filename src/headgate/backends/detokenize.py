@@ -6,15 +6,12 @@ yet a whole code point. So the pieces joined are the text of the whole, wherever
 
 import codecs
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from headgate.core.events import TokenLogprob
-
-VISIBLE = frozenset({"<tool_call>", "</tool_call>"})
-"""Markers that stay in the text even where a tokenizer calls them special: the tool parser reads them."""
 
 
 class Vocabulary:
@@ -35,7 +32,7 @@ class Vocabulary:
         self.special: dict[int, str] = {}
         for index, added in tokenizer.get_added_tokens_decoder().items():
             self._bytes[index] = added.content.encode()
-            if added.special and added.content not in VISIBLE:
+            if added.special:
                 self.special[index] = added.content
         self.longest = max(map(len, self._bytes))
         """Bytes of the longest token."""
@@ -50,6 +47,10 @@ class Vocabulary:
     def text(self, token: int) -> bytes:
         """What the token adds to the text: nothing where it is special."""
         return b"" if token in self.special else self.raw(token)
+
+    def hidden(self, shown: Set[int]) -> Set[int]:
+        """The special tokens but for those that are `shown`."""
+        return self.special.keys() - shown if shown else self.special.keys()
 
     def logprob(self, token: int, value: float, top: Sequence[tuple[int, float]] = ()) -> TokenLogprob:
         raw = self.raw(token)
@@ -91,14 +92,18 @@ _BYTE_OF = _byte_alphabet()
 class Detokenizer:
     """One text. Bytes that can never become valid UTF-8 come out as U+FFFD, but only once that is certain."""
 
-    def __init__(self, vocabulary: Vocabulary, *, at_start: bool = False) -> None:
-        """`at_start`: the text is a whole prompt, whose first space the tokenizer added itself."""
+    def __init__(self, vocabulary: Vocabulary, *, at_start: bool = False, shown: Set[int] = frozenset()) -> None:
+        """`at_start`: the text is a whole prompt, whose first space the tokenizer added itself.
+
+        `shown` are special tokens whose text somebody reads, such as the markers of tool calls.
+        """
         self._vocabulary = vocabulary
+        self._hidden = vocabulary.hidden(shown)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._strip = at_start and vocabulary.strips_first_space
 
     def feed(self, token: int) -> str:
-        data = self._vocabulary.text(token)
+        data = b"" if token in self._hidden else self._vocabulary.raw(token)
         if self._strip and data:
             self._strip = False
             data = data.removeprefix(b" ")

@@ -15,6 +15,8 @@ from typing import Literal, get_args
 from msgspec import Struct
 
 Family = Literal["hermes", "llama", "mistral"]
+ThinkingState = Literal["none", "may", "open"]
+"""`open`: the answer begins inside of reasoning. `may`: it can begin with reasoning. `none`: it has none."""
 
 
 class CallForm(Struct, frozen=True):

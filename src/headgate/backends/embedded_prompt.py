@@ -7,7 +7,7 @@ text. They are fenced with two characters that Unicode reserves for internal use
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from headgate.backends.chat_template import ChatTemplate, Message
 from headgate.backends.detokenize import Detokenizer, Vocabulary
-from headgate.backends.dialect import find
+from headgate.backends.dialect import ThinkingState, find
 from headgate.backends.toolcalls import CLOSE, OPEN
 from headgate.core.clock import Clock
 from headgate.core.errors import BadCall
@@ -23,10 +23,6 @@ from headgate.core.request import ChatRequest, CompletionRequest, NamedTool, Too
 from headgate.core.request import Message as ChatMessage
 
 _FENCE_OPEN, _FENCE_CLOSE = "\ufdd0", "\ufdd1"
-
-
-ThinkingState = Literal["none", "may", "open"]
-"""`open`: the answer begins inside of reasoning. `may`: it can begin with reasoning. `none`: it has none."""
 
 
 class GenerationDefaults(Struct, frozen=True):

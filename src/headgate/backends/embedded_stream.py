@@ -1,4 +1,7 @@
-"""From the engine's tokens to the events of an answer: text, stops, tool calls, log-probabilities, usage."""
+"""From the engine's tokens to the events of an answer: reasoning, text, stops, tool calls, log-probabilities, usage.
+
+Stop texts end the answer only; in the reasoning before it they are text like any other.
+"""
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -6,8 +9,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from msgspec import Struct
 
 from headgate.backends.detokenize import Detokenizer, StopText, Vocabulary
-from headgate.backends.toolcalls import CallArguments, CallStart, Piece, ToolCalls
-from headgate.core.events import Event, Finish, FinishReason, Text, TokenLogprob, ToolDelta
+from headgate.backends.dialect import CALL_MARKERS, HERMES, Dialect, ThinkingState
+from headgate.backends.reasoning import Thoughts
+from headgate.backends.tools.families import reader
+from headgate.backends.tools.reader import CallArguments, CallStart, Piece
+from headgate.core.events import Event, Finish, FinishReason, Reasoning, Text, TokenLogprob, ToolDelta
 from headgate.core.ports import Progress
 from headgate.core.usage import Usage
 from headgate.engine.generation import Generation
@@ -28,6 +34,19 @@ class Form(Struct, frozen=True):
     """Text put before each choice."""
     ends: frozenset[int] = frozenset()
     """Tokens that end an answer and are no part of it."""
+    dialect: Dialect = Dialect("hermes", HERMES)
+    """How this model spells calls and reasoning."""
+    thinking: ThinkingState = "none"
+    """Whether reasoning comes before the answer; `open`: the prompt ends inside of it."""
+    show_reasoning: bool = True
+
+    @property
+    def shown(self) -> frozenset[int]:
+        """Special tokens that are read as text: markers that are looked for."""
+        thoughts = self.dialect.thinking if self.thinking != "none" else None
+        ends = set() if thoughts is None else {thoughts.begin, thoughts.end}
+        calls = CALL_MARKERS if self.tools is not None else ()
+        return frozenset(token for text, token in self.dialect.tokens.items() if text in ends or text in calls)
 
 
 class ChoiceWriter:
@@ -38,18 +57,27 @@ class ChoiceWriter:
         self._form = form
         self._vocabulary = vocabulary
         self._new_id = new_id
-        self._detokenizer = Detokenizer(vocabulary)
+        self._detokenizer = Detokenizer(vocabulary, shown=form.shown)
         self._stop = StopText(form.stops)
-        self._calls = None if form.tools is None else ToolCalls(form.tools, parallel=form.parallel_tools)
+        self._calls = None
+        if form.tools is not None:
+            self._calls = reader(form.dialect.family, form.tools, parallel=form.parallel_tools)
+        self._thoughts = None
+        if form.dialect.thinking is not None and form.thinking != "none":
+            self._thoughts = Thoughts(form.dialect.thinking, opened=form.thinking == "open")
         self._begun = form.begun
         self._logprobs: deque[tuple[int, int, TokenLogprob]] = deque()
         self._decoded = self._shown = 0
         self._position = -1
+        self._thought_tokens = 0
         self.tokens = 0
+        self.reasoning = 0
+        """How many of the tokens are reasoning, with its markers."""
         self.done = False
 
     def write(self, delta: Delta) -> list[Event]:
         """Events of new tokens. Tokens after a stop text are not counted: they would not have been drawn."""
+        thoughts: list[str] = []
         pieces: list[str] = []
         for place, token in enumerate(delta.tokens):
             self.tokens += 1
@@ -57,6 +85,12 @@ class ChoiceWriter:
             if last and delta.finish == "stop" and token in self._form.ends:
                 break
             text = self._detokenizer.feed(token)
+            if self._thoughts is not None:
+                text = self._think(self._thoughts.feed(text), thoughts)
+                if self._thoughts is not None:
+                    self._thought_tokens += 1
+                    self.reasoning = self._thought_tokens if self._thoughts.begun else 0
+                    continue
             if delta.scores is not None:
                 self._note(token, delta.scores[place], len(text))
             self._decoded += len(text)
@@ -65,9 +99,12 @@ class ChoiceWriter:
                 break
         finish: FinishReason | None = "stop" if self._stop.stopped else _reason(delta.finish)
         if finish is not None and not self._stop.stopped:
-            pieces += (self._stop.feed(self._detokenizer.flush()), self._stop.flush())
+            pieces += (self._stop.feed(self._rest(thoughts)), self._stop.flush())
             finish = "stop" if self._stop.stopped else finish
-        events = self._events("".join(pieces), finish)
+        events: list[Event] = []
+        if thoughts and self._form.show_reasoning:
+            events.append(Reasoning("".join(thoughts), self._index))
+        events += self._events("".join(pieces), finish)
         if self._calls is not None and self._calls.done:
             finish = "stop"
         if finish is not None:
@@ -76,6 +113,24 @@ class ChoiceWriter:
             called = self._calls is not None and self._calls.calls > 0 and not self._calls.cut
             events.append(Finish("tool_calls" if called and finish == "stop" else finish, self._index))
         return events
+
+    def _rest(self, thoughts: list[str]) -> str:
+        """What was held back of the answer, where the tokens end."""
+        rest = self._detokenizer.flush()
+        if self._thoughts is not None:
+            rest = self._think(self._thoughts.feed(rest), thoughts)
+        if self._thoughts is not None:
+            rest = self._think(self._thoughts.flush(), thoughts)
+        return rest
+
+    def _think(self, parts: tuple[str, str], thoughts: list[str]) -> str:
+        """Notes the reasoning, and gives the answer."""
+        thought, answer = parts
+        if thought:
+            thoughts.append(thought)
+        if self._thoughts is not None and self._thoughts.done:
+            self._thoughts = None
+        return answer
 
     def _note(self, token: int, score: Score, characters: int) -> None:
         noted = self._vocabulary.logprob(token, score.logprob, score.top)
@@ -143,6 +198,7 @@ async def answer_events(
                 generation.cancel(delta.choice)
             for event in events:
                 yield event
-        yield Usage(input=progress.input_tokens, output=progress.output_tokens)
+        reasoning = sum(writer.reasoning for writer in writers)
+        yield Usage(input=progress.input_tokens, output=progress.output_tokens, reasoning=reasoning)
     finally:
         generation.close()
