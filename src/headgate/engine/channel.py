@@ -18,14 +18,17 @@ class Channel:
         self._socket = socket
         self._frames = wire.Frames()
 
-    def receive(self, *, wait: bool) -> list[wire.ToWorker]:
-        """What has come; with `wait`, at least one message. Raises `ParentGone` at the end of the stream."""
+    def receive(self, *, wait: bool, at_most_s: float | None = None) -> list[wire.ToWorker]:
+        """What has come; with `wait`, at least one message, unless `at_most_s` go by without.
+
+        Raises `ParentGone` at the end of the stream.
+        """
         messages: list[wire.ToWorker] = []
         while True:
-            self._socket.setblocking(wait and not messages)
+            self._socket.settimeout(at_most_s if wait and not messages else 0.0)
             try:
                 data = self._socket.recv(RECEIVE_BYTES)
-            except BlockingIOError:
+            except (BlockingIOError, TimeoutError):
                 return messages
             except ConnectionError as error:
                 raise ParentGone from error

@@ -11,8 +11,11 @@ from headgate.core.clock import Clock
 from headgate.core.errors import BadCall, HeadgateError
 from headgate.engine import wire
 from headgate.engine.channel import Channel, ParentGone
+from headgate.engine.encoding.loading import load_encoder
+from headgate.engine.encoding.work import work as encode
 from headgate.engine.errors import ModelFolderError
 from headgate.engine.loading import load
+from headgate.engine.models.encoder_spec import is_encoder
 from headgate.engine.work import Worker
 
 
@@ -23,13 +26,18 @@ def serve(socket: socket.socket, clock: Clock, started: float) -> None:
         first, *rest = channel.receive(wait=True)
         if not isinstance(first, wire.Load):
             raise TypeError(f"the first message must be Load, not {type(first).__name__}")
+        folder, phases = Path(first.folder), {"import": imported}
         try:
-            worker, ready = load(Path(first.folder), first.settings, clock, {"import": imported})
+            if is_encoder(folder):
+                encoder, ready = load_encoder(folder, first.settings, clock, phases)
+                channel.send(ready)
+                encode(channel, encoder, clock, rest)
+            else:
+                worker, ready = load(folder, first.settings, clock, phases)
+                channel.send(ready)
+                _work(channel, worker, rest)
         except ModelFolderError as error:
             channel.send(wire.LoadFailed(str(error)))
-            return
-        channel.send(ready)
-        _work(channel, worker, rest)
     except ParentGone:
         return
 
@@ -42,8 +50,8 @@ def _work(channel: Channel, worker: Worker, messages: list[wire.ToWorker]) -> No
                     _submit(channel, worker, message)
                 case wire.Cancel():
                     worker.cancel(message)
-                case wire.Load():
-                    raise TypeError("Load is the first message only")
+                case _:
+                    raise TypeError(f"a decoder is not sent {type(message).__name__} here")
         # Also where nothing was drawn: every step, and every message, is a sign of life (`watch.py`).
         channel.send(wire.Report(worker.step(), worker.stats()))
         messages = channel.receive(wait=not worker.busy)

@@ -18,6 +18,21 @@ class Speculation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """With more sequences than this side by side, nothing is drafted: computing is then better spent on them."""
 
 
+class EncoderSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Limits of an engine process whose model is an encoder: one that makes embeddings or ranks documents."""
+
+    max_batch_tokens: Annotated[int, Meta(ge=1)] = 256
+    """Tokens computed per step; 1 computes every text by itself. Larger batches are hardly faster, and whoever comes
+    meanwhile waits for their end."""
+    window_ms: Annotated[float, Meta(ge=0, le=100)] = 2.0
+    """After a step, the longest wait for those who were just answered to ask again, in milliseconds, where less than
+    half a batch is there. Whoever comes to an idle engine never waits."""
+    max_waiting: Annotated[int, Meta(ge=1)] = 8_192
+    """Texts that may be in flight; more are refused. A request by itself is always taken."""
+    cache_mib: Annotated[int, Meta(ge=0)] = 32
+    """Memory for vectors of texts that were computed before, by tenant, in MiB; 0 keeps none."""
+
+
 class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Limits of one engine process. The defaults suit small models on a laptop's CPU."""
 
@@ -42,6 +57,7 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     prefix_cache: bool = True
     """Keep the keys and values of what was computed, for prompts that begin alike, as long as there is room."""
     speculation: Speculation = Speculation()
+    encoder: EncoderSettings = EncoderSettings()
     threads: Annotated[int, Meta(ge=1)] = 1
     """BLAS threads. One is fastest for models that fit the processor's cache."""
     hang_s: Annotated[float, Meta(gt=0)] = 60.0

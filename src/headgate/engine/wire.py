@@ -7,6 +7,7 @@ inherit: when either dies, the other reads the end of the stream.
 import msgspec
 from msgspec import Struct
 
+from headgate.engine.encoder_wire import Encode, Encoded, EncoderFacts
 from headgate.engine.limits import Limits
 from headgate.engine.metrics import EngineStats, Timings
 from headgate.engine.plan import NOBODY, SamplingParams, Score, Share
@@ -43,7 +44,7 @@ class Cancel(Struct, frozen=True, tag="cancel"):
     choice: int | None = None
 
 
-ToWorker = Load | Submit | Cancel
+ToWorker = Load | Submit | Cancel | Encode
 
 
 class Loading(Struct, frozen=True, tag="loading"):
@@ -64,6 +65,8 @@ class Ready(Struct, frozen=True, tag="ready"):
     phases: dict[str, float]
     grammar: bool = False
     """Answers can be held to grammars."""
+    encoder: EncoderFacts | None = None
+    """Set where the model is an encoder: it then takes `Encode`, and no `Submit`."""
 
 
 class LoadFailed(Struct, frozen=True, tag="load_failed"):
@@ -105,7 +108,7 @@ class Report(Struct, frozen=True, tag="report", omit_defaults=True):
     """Now and then (`observe.py`): for the whole life of the process so far."""
 
 
-FromWorker = Loading | Ready | LoadFailed | Refusal | Accepted | Report
+FromWorker = Loading | Ready | LoadFailed | Refusal | Accepted | Report | Encoded
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
