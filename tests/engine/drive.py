@@ -1,18 +1,21 @@
 """Runs a scheduler and a runner in this process, step by step."""
 
 from pathlib import Path
+from typing import Any
 
+from headgate.engine.drafting import Pace
 from headgate.engine.limits import Limits
 from headgate.engine.models.spec import read_spec
 from headgate.engine.models.weights import read_weights
-from headgate.engine.plan import Runner, SamplingParams
+from headgate.engine.outcome import Output
+from headgate.engine.plan import Proposer, Runner, SamplingParams, StepPlan
 from headgate.engine.runners.numpy_runner import NumpyRunner
-from headgate.engine.scheduler import Output, Scheduler
+from headgate.engine.scheduler import Scheduler
 from headgate.engine.sequence import Sequence
 
 
-def limits(**changes: int) -> Limits:
-    values = {
+def limits(**changes: Any) -> Limits:
+    values: dict[str, Any] = {
         "context_length": 512, "vocabulary": 97, "blocks": 64, "block_size": 8, "max_batch_tokens": 32,
         "max_sequences": 8, "max_waiting": 100,
     }  # fmt: skip
@@ -25,33 +28,55 @@ def numpy_runner(folder: Path, size: Limits) -> NumpyRunner:
 
 
 class Engine:
-    """Scheduler and runner, driven by hand; `texts` gathers what each sequence was given."""
+    """Scheduler and runner, driven by hand; `texts` gathers what each sequence was given.
 
-    def __init__(self, runner: Runner, size: Limits) -> None:
-        self.scheduler = Scheduler(size)
+    `now` is the time handed to the scheduler: a step lasts `step_s`, as it is told, unless a runner sets `now` on.
+    """
+
+    def __init__(
+        self, runner: Runner, size: Limits, proposer: Proposer | None = None, pace: Pace | None = None
+    ) -> None:
+        self.scheduler = Scheduler(size, proposer, pace)
         self.runner = runner
         self.texts: dict[int, list[int]] = {}
         self.finished: dict[int, str] = {}
+        self.cached: dict[int, int] = {}
+        self.now = 0.0
+        self.step_s = 0.0
         self._next = 0
 
     def submit(self, prompt: list[int], max_tokens: int, params: SamplingParams | None = None, choice: int = 0) -> int:
-        key = self._next
-        self._next += 1
         params = params or SamplingParams(temperature=0.0)
-        self.scheduler.submit(Sequence(key, tuple(prompt), params, max_tokens=max_tokens, choice=choice))
-        self.texts[key] = []
-        return key
+        return self.add(Sequence(self._next, tuple(prompt), params, max_tokens=max_tokens, choice=choice))
+
+    def add(self, sequence: Sequence, parent: int | None = None) -> int:
+        """Submits a sequence made by hand; its key is the number of those submitted before."""
+        assert sequence.key == self._next
+        self._next += 1
+        self.scheduler.submit(sequence, self.now, parent=parent)
+        self.texts[sequence.key] = []
+        return sequence.key
+
+    @property
+    def next_key(self) -> int:
+        return self._next
 
     def step(self) -> list[Output]:
-        plan = self.scheduler.plan()
-        if plan is None:
-            return []
-        outputs = self.scheduler.apply(
-            plan, self.runner.sample(self.runner.forward(plan), plan.samples, self.scheduler.masks(plan))
-        )
+        plan = self.scheduler.plan(self.now)
+        return [] if plan is None else self.compute(plan)
+
+    def compute(self, plan: StepPlan) -> list[Output]:
+        before = self.now
+        logits = self.runner.forward(plan)
+        result = self.runner.sample(logits, plan.samples, self.scheduler.masks(plan))
+        self.now += self.step_s
+        outputs = self.scheduler.apply(plan, result, self.now - before)
         for output in outputs:
             assert output.key not in self.finished
-            self.texts[output.key].append(output.token)
+            assert (output.cached_tokens is not None) == (not self.texts[output.key])
+            self.texts[output.key].extend(output.tokens)
+            if output.cached_tokens is not None:
+                self.cached[output.key] = output.cached_tokens
             if output.finish is not None:
                 self.finished[output.key] = output.finish
         return outputs

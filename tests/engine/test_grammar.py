@@ -127,7 +127,7 @@ def test_a_sequence_whose_grammar_failed_ends_as_failed_and_frees_its_blocks() -
     params = SamplingParams(stop_ids=(END,))
     engine.texts[0] = []
     constraint = grammars().start('start: "yes"')
-    engine.scheduler.submit(Sequence(0, (5, 6), params, max_tokens=9, constraint=constraint))
+    engine.add(Sequence(0, (5, 6), params, max_tokens=9, constraint=constraint))
     engine.run()
     assert engine.finished == {0: "failed"}
     assert engine.scheduler.pool.used == 0

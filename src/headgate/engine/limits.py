@@ -16,6 +16,15 @@ class Limits(Struct, frozen=True, kw_only=True):
     max_batch_tokens: int
     max_sequences: int
     max_waiting: int
+    step_s: float = 0.02
+    """How long a step with running streams may take for the sake of prompts, in seconds."""
+    short_first: bool = False
+    age_s: float = 10.0
+    prefix_cache: bool = True
+    draft_tokens: int = 0
+    """The most tokens of a draft."""
+    draft_busy: int = 8
+    """With more sequences than this side by side, nothing is drafted."""
 
     @property
     def longest(self) -> int:

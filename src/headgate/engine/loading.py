@@ -60,6 +60,12 @@ def fit(spec: ModelSpec, settings: EngineSettings) -> Limits:
         max_batch_tokens=settings.max_batch_tokens,
         max_sequences=settings.max_sequences,
         max_waiting=settings.max_waiting,
+        step_s=settings.step_ms / 1000,
+        short_first=settings.policy == "short-first",
+        age_s=settings.age_s,
+        prefix_cache=settings.prefix_cache,
+        draft_tokens=0 if settings.speculation.method == "off" else settings.speculation.tokens,
+        draft_busy=settings.speculation.busy,
     )
 
 

@@ -5,8 +5,9 @@ from headgate.core.errors import BadCall, HeadgateError
 from headgate.engine import wire
 from headgate.engine.grammar import Grammars
 from headgate.engine.metrics import EngineStats
+from headgate.engine.outcome import Output
 from headgate.engine.plan import Constraint, Runner
-from headgate.engine.scheduler import Output, Scheduler
+from headgate.engine.scheduler import Scheduler
 from headgate.engine.sequence import Sequence
 
 
@@ -29,9 +30,11 @@ class Worker:
 
     def submit(self, message: wire.Submit) -> None:
         """Raises `HeadgateError` where the scheduler refuses; then none of the choices runs."""
+        now = self._clock.monotonic()
         try:
             for choice in range(len(message.prompts) * message.choices):
                 prompt = message.prompts[choice // message.choices]
+                first = choice - choice % message.choices  # of the same prompt
                 self._scheduler.limits.refuse_tokens(prompt)
                 sequence = Sequence(
                     self._next_key,
@@ -40,8 +43,9 @@ class Worker:
                     max_tokens=message.max_tokens,
                     choice=choice,
                     constraint=self._constraint(message.grammar),
+                    share=message.share,
                 )
-                self._scheduler.submit(sequence)
+                self._scheduler.submit(sequence, now, parent=self._keys.get((message.request, first)))
                 self._next_key += 1
                 self._keys[message.request, choice] = sequence.key
                 self._owners[sequence.key] = (message.request, choice)
@@ -70,7 +74,7 @@ class Worker:
 
     def step(self) -> list[wire.Delta]:
         start = self._clock.monotonic()
-        plan = self._scheduler.plan()
+        plan = self._scheduler.plan(start)
         if plan is None:
             return []
         planned = self._clock.monotonic()
@@ -79,8 +83,9 @@ class Worker:
         result = self._runner.sample(logits, plan.samples, self._scheduler.masks(plan))
         self._plan_s += planned - start
         self._forward_s += computed - planned
-        self._sample_s += self._clock.monotonic() - computed
-        return [self._delta(output) for output in self._scheduler.apply(plan, result)]
+        sampled = self._clock.monotonic()
+        self._sample_s += sampled - computed
+        return [self._delta(output) for output in self._scheduler.apply(plan, result, sampled - planned)]
 
     def stats(self) -> EngineStats:
         scheduler, counters = self._scheduler, self._scheduler.counters
@@ -103,5 +108,5 @@ class Worker:
         owner = self._owners[output.key]
         if output.finish is not None:
             del self._owners[output.key], self._keys[owner]
-        scores = None if output.score is None else [output.score]
-        return wire.Delta(*owner, [output.token], scores, output.finish)
+        scores = None if output.scores is None else list(output.scores)
+        return wire.Delta(*owner, list(output.tokens), scores, output.finish)

@@ -50,6 +50,9 @@ class NumpyRunner:
 
     def forward(self, plan: StepPlan) -> Floats:
         """Logits of the wanted rows, [rows, vocabulary]."""
+        for source, target in plan.copies:
+            self._keys[:, target] = self._keys[:, source]
+            self._values[:, target] = self._values[:, source]
         slices = plan.slices
         tokens = np.array([token for part in slices for token in part.tokens], dtype=np.intp)
         positions = np.concatenate([np.arange(part.start, part.start + len(part.tokens)) for part in slices])
