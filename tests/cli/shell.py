@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-from tests.cli import warm
+from tests.cli.ask import ask
+from tests.cli.warm import warm
 
 CONFIG = "engine: {enabled: false}\ndiscover: false\nbackends:\n- {name: demo, kind: scripted, models: [one]}\n"
 
@@ -25,8 +27,12 @@ class Shell:
 
     def run(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         """In a process forked from one that has the code loaded."""
-        done = warm.run(arguments, self.folder, self._environment(environment))
-        return subprocess.CompletedProcess(arguments, *done)
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            given = self._environment(environment)
+            status = ask(warm(), arguments, str(self.folder), given, out.fileno(), err.fileno())
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess(arguments, status, out.read().decode(), err.read().decode())
 
     def start(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         """In a new interpreter."""

@@ -9,9 +9,18 @@ from pathlib import Path
 import pytest
 
 from headgate.app.config import load
+from tests.cli import ask
+from tests.cli.warm import warm
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs" / "howto").glob("*.md"), *(ROOT / "docs" / "reference").glob("*.md")])
+HEADGATE = """#!/bin/sh
+case "$1" in
+serve | chaos-*) exec {python} -m headgate.cli.main "$@" ;;
+*) exec {python} -I -S {ask} {warm} "$@" ;;
+esac
+"""
+"""What runs long and is ended by a signal is a process of the shell's; for the rest the code is loaded once."""
 
 
 def blocks(kind: str) -> list[tuple[str, str]]:
@@ -36,7 +45,7 @@ def test_settings_shown_are_valid(tmp_path: Path, text: str) -> None:
 def test_commands_shown_succeed(tmp_path: Path, text: str) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()
-    (folder / "headgate").write_text(f'#!/bin/sh\nexec {sys.executable} -m headgate.cli.main "$@"\n')
+    (folder / "headgate").write_text(HEADGATE.format(python=sys.executable, ask=ask.__file__, warm=warm()))
     (folder / "headgate").chmod(0o755)
     done = subprocess.run(
         ["/bin/sh", "-e", "-c", text],
