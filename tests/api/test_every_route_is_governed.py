@@ -33,6 +33,7 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "POST /v1/chat/completions": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
     "POST /v1/completions": ("/v1/completions", {"prompt": "hi"}),
     "POST /v1/embeddings": ("/v1/embeddings", {"input": "hi"}),
+    **{f"POST {path}": (path, {"query": "hi", "documents": ["a"]}) for path in ("/v1/rerank", "/v2/rerank", "/rerank")},
     "POST /passthrough/{backend}/{path}": ("/passthrough/up/responses", {"input": "hi"}),
 }
 """How each of the others is called: its URL, and its body but for `model` and `stream`."""

@@ -249,11 +249,11 @@ def test_events_that_nobody_asked_to_stream_pass_as_a_whole_and_are_counted(hous
 
 
 def test_a_refusal_of_the_model_server_is_told_as_anywhere(house: House) -> None:
-    got = house.post("/passthrough/up/rerank", {"model": "status:code=400"})
+    got = house.post("/passthrough/up/moderations", {"model": "status:code=400"})
     assert got.status == 400
     assert json.loads(got.body)["error"]["message"].endswith("upstream says 400")
     assert house.entry(got.id)["outcome"] == "failed"
-    got = house.post("/passthrough/up/rerank", {"model": "echo_key:code=403"})
+    got = house.post("/passthrough/up/moderations", {"model": "echo_key:code=403"})
     assert got.status >= 400
     assert b"sk-upstream-secret" not in got.body
 

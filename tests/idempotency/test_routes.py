@@ -26,6 +26,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"model": "hello", "messages": [{"role": "user", "content": "hi"}]},
     "/v1/completions": {"model": "hello", "prompt": "hi"},
     "/v1/embeddings": {"model": "vector", "input": "hi"},
+    "/v1/rerank": {"model": "vector", "query": "hi", "documents": ["a"]},
+    "/v2/rerank": {"model": "vector", "query": "hi", "documents": ["a"]},
+    "/rerank": {"model": "vector", "query": "hi", "documents": ["a"]},
 }
 CHAT = BODIES["/v1/chat/completions"]
 REPLAY = "x-headgate-idempotent-replay"

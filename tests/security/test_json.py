@@ -81,7 +81,7 @@ def test_bytes_that_are_not_utf_8_are_refused(gate: Live, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b" ", b"null", b"[]", b'"a"', b"1", b"true", b"{}", b"\x00", b"{}{}", b"[{}]"])
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"])
 def test_bodies_of_the_wrong_kind_are_refused(gate: Live, path: str, body: bytes) -> None:
     answer = ask(gate, "POST", path, body, gate.key)
     assert answer.status == 400

@@ -22,6 +22,9 @@ async def ok(exchange: Exchange) -> bool:
         entry = {"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}
         usage = {"prompt_tokens": 4, "total_tokens": 4}
         return await exchange.json({"object": "list", "data": [entry], "model": "up", "usage": usage})
+    if exchange.path.endswith("/rerank"):
+        ranked = [{"index": 1, "relevance_score": 0.75}, {"index": 0, "relevance_score": 0.25}]
+        return await exchange.json({"results": ranked, "model": "up", "usage": {"total_tokens": 6}})
     if not exchange.streaming:
         headers = {"x-request-id": "up-1", "openai-processing-ms": "5", "set-cookie": "a=b", "server": "secret"}
         return await exchange.json(whole(exchange), headers=headers)

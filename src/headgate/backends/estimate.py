@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from headgate.core.call import Call
-from headgate.core.request import ChatRequest, CompletionRequest
+from headgate.core.request import ChatRequest, CompletionRequest, RerankRequest
 
 BYTES_PER_TOKEN = 4
 PART_TOKENS = 1_000
@@ -28,6 +28,8 @@ def input_tokens(call: Call) -> int:
     if isinstance(body, ChatRequest):
         tools = sum(len(str(tool.function)) for tool in body.tools or ())
         return tokens_of(tools) + sum(MESSAGE_TOKENS + _content(message.content) for message in body.messages)
+    if isinstance(body, RerankRequest):
+        return _prompt(body.query) + _prompt(body.texts)
     return _prompt(body.prompt if isinstance(body, CompletionRequest) else body.input)
 
 

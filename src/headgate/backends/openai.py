@@ -34,6 +34,7 @@ PATHS: Mapping[Operation, str] = {
     "chat": "/chat/completions",
     "completion": "/completions",
     "embedding": "/embeddings",
+    "rerank": "/rerank",
 }
 ERROR_BODY_BYTES = 256 * 1024
 ERROR_BODY_SECONDS = 2.0

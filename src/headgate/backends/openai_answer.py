@@ -27,6 +27,7 @@ TOKENS_MAX = 20_000_000
 class _Body(Struct):
     choices: list[Raw] | None = None
     data: list[Raw] | None = None
+    results: list[Raw] | None = None
     usage: Raw | UnsetType = UNSET
     error: Raw | UnsetType = UNSET
 
@@ -98,10 +99,11 @@ def read_body(body: bytes, operation: Operation, input_estimate: int, secret: st
     error = given(found.error)
     if error is not None:
         raise error_in(error, secret)
-    parts = found.data if operation == "embedding" else found.choices
+    textless = operation in {"embedding", "rerank"}
+    parts = found.choices if not textless else found.data if operation == "embedding" else found.results
     if not parts:
         raise Upstream("the model server's answer holds no result", code="upstream_bad_answer")
-    count = partial(_count, parts) if operation != "embedding" else None
+    count = None if textless else partial(_count, parts)
     usage = read_usage(given(found.usage), input_estimate, count)
     if usage is None:
         usage = Usage(input=input_estimate, output=count() if count is not None else 0, estimated=True)
@@ -130,7 +132,8 @@ def read_usage(raw: Raw | None, input_estimate: int, count_output: Callable[[], 
         return None
     if not isinstance(found, dict):
         return None
-    figures = _figure(found.get("prompt_tokens")), _figure(found.get("completion_tokens")) if count_output else 0
+    told = found.get("prompt_tokens", None if count_output else found.get("total_tokens"))  # rerankers tell no more
+    figures = _figure(told), _figure(found.get("completion_tokens")) if count_output else 0
     prompt = input_estimate if figures[0] is None else figures[0]
     output = figures[1] if figures[1] is not None else count_output() if count_output is not None else 0
     inputs, outputs = _details(found, "prompt_tokens_details"), _details(found, "completion_tokens_details")

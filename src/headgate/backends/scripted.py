@@ -14,7 +14,7 @@ from headgate.core.clock import Clock
 from headgate.core.errors import BadCall, HeadgateError, Overloaded, Truncated, Upstream
 from headgate.core.events import Event, Finish, FinishReason, Reasoning, Text, ToolDelta
 from headgate.core.ports import Answer, Health, ModelInfo, Progress
-from headgate.core.request import ChatRequest, CompletionRequest, EmbeddingRequest, NamedTool
+from headgate.core.request import ChatRequest, CompletionRequest, EmbeddingRequest, NamedTool, RerankRequest
 from headgate.core.target import Target
 from headgate.core.usage import Usage
 
@@ -47,6 +47,8 @@ class ScriptedBackend:
         if script.fail_status is not None and script.fail_at is None:
             raise _failure(script.fail_status)
         body = call.body
+        if isinstance(body, RerankRequest):
+            return _ranking(body, call.id, target.model)
         if isinstance(body, EmbeddingRequest):
             return _embeddings(body, target.model)
         progress = Progress(input_tokens=_usage(script, call, 0).input, exact=True)
@@ -248,4 +250,16 @@ def _embeddings(body: EmbeddingRequest, model: str) -> Answer:
     used = sum(len(str(text).split()) for text in texts)
     usage = {"prompt_tokens": used, "total_tokens": used}
     answer = {"object": "list", "data": vectors, "model": model, "usage": usage}
+    return Answer(body=msgspec.json.encode(answer), usage=Usage(input=used), progress=Progress(used, 0, exact=True))
+
+
+def _ranking(body: RerankRequest, call_id: str, model: str) -> Answer:
+    """By the part of the query's words that a document has."""
+    asked = set(body.query.lower().split())
+    scores = [len(asked & set(text.lower().split())) / max(1, len(asked)) for text in body.texts]
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])[: body.top_n]
+    results = [{"index": index, "relevance_score": scores[index]} for index in order]
+    used = sum(len(text.split()) for text in (body.query, *body.texts))
+    usage = {"prompt_tokens": used, "total_tokens": used}
+    answer = {"id": call_id, "model": model, "results": results, "usage": usage}
     return Answer(body=msgspec.json.encode(answer), usage=Usage(input=used), progress=Progress(used, 0, exact=True))

@@ -8,10 +8,10 @@ from headgate.core.deadline import Deadline
 from headgate.core.policy import Priority
 from headgate.core.request import ChatRequest, CompletionRequest, EmbeddingRequest
 
-Operation = Literal["chat", "completion", "embedding", "passthrough"]
+Operation = Literal["chat", "completion", "embedding", "rerank", "passthrough"]
 Dialect = Literal["openai", "anthropic"]
 Body = ChatRequest | CompletionRequest | EmbeddingRequest
-"""A `PassthroughRequest` is of the last kind."""
+"""A `RerankRequest` and a `PassthroughRequest` are of the last kind."""
 
 
 class Call(Struct, frozen=True, kw_only=True):

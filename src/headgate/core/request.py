@@ -137,6 +137,12 @@ class ChatRequest(Sampling, frozen=True, kw_only=True):
     parallel_tool_calls: bool | None = None
     continue_final_message: bool | None = None
     """vLLM's: the last message is the assistant's, and the answer goes on with it."""
+    reasoning_effort: str | None = None
+    """OpenAI's; which efforts there are depends on the model. `none` turns reasoning off."""
+    include_reasoning: bool | None = None
+    """OpenRouter's and vLLM's: false leaves the reasoning out of the answer; its tokens count all the same."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """vLLM's: variables for the model's chat template."""
 
 
 class CompletionRequest(Sampling, frozen=True, kw_only=True):
@@ -159,10 +165,39 @@ class EmbeddingRequest(Struct, frozen=True, kw_only=True):
     input: Prompt
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
+    truncate_prompt_tokens: Annotated[int, Meta(ge=-1)] | None = None
+    """vLLM's: longer texts are cut to so many tokens; -1: to as many as the model takes."""
     user: str | None = None
 
     def __post_init__(self) -> None:
         prompts(self.input, "input")
+
+
+class RankedDocument(Struct, frozen=True):
+    text: str
+
+
+class RerankRequest(EmbeddingRequest, frozen=True, kw_only=True):
+    """`POST /v1/rerank`, in the dialect that Cohere, Jina and vLLM share.
+
+    It is a kind of `EmbeddingRequest` because to whoever does not ask further it is one: it has no choices, no stops,
+    and an answer that is no text.
+    """
+
+    input: Prompt = ""
+    """Not looked for: query and documents stand for it."""
+    query: str
+    documents: Annotated[list[str | RankedDocument], Meta(min_length=1, max_length=10_000)]
+    top_n: Annotated[int, Meta(ge=1)] | None = None
+    """The most results; all where it is not set."""
+    return_documents: bool | None = None
+    max_tokens_per_doc: Annotated[int, Meta(ge=1)] | None = None
+    """Cohere's: longer documents are cut to so many tokens."""
+
+    @property
+    def texts(self) -> list[str]:
+        """The documents' texts."""
+        return [document if isinstance(document, str) else document.text for document in self.documents]
 
 
 class PassthroughRequest(EmbeddingRequest, frozen=True, kw_only=True):

@@ -23,8 +23,8 @@ FILTERS = {"project_ids": "tenant", "user_ids": "user", "api_key_ids": "key", "m
 QUERY = ("start_time", "end_time", "bucket_width", "group_by", *FILTERS, "batch", "limit", "page")
 LIMITS = {"minute": (60, 1_440), "hour": (24, 168), "day": (7, 31)}
 """Buckets on a page: by default, and at most."""
-_EMBEDDING: Operation = "embedding"
-_COMPLETIONS = tuple(operation for operation in get_args(Operation) if operation != _EMBEDDING)
+_EMBEDDINGS: tuple[Operation, ...] = ("embedding", "rerank")
+_COMPLETIONS = tuple(operation for operation in get_args(Operation) if operation not in _EMBEDDINGS)
 
 R = TypeVar("R")
 
@@ -225,7 +225,7 @@ async def _embeddings(exchange: Exchange) -> None:
     groups = read_group_by(fields, tuple(FIELDS))
     ours = [FIELDS[group] for group in groups]
     spans = read_spans(fields, exchange.services.clock.now(), len(ours), LIMITS)
-    filters = (*read_filters(fields, FILTERS), Filter("operation", (_EMBEDDING,)))
+    filters = (*read_filters(fields, FILTERS), Filter("operation", _EMBEDDINGS))
     rows = await exchange.services.accounts.usage(question(spans, ours, filters))
 
     def result(row: UsageRow) -> EmbeddingsResult:

@@ -138,6 +138,26 @@ class EmbeddingList(Struct, frozen=True, kw_only=True):
     usage: EmbeddingUsage
 
 
+class DocumentBody(Struct, frozen=True):
+    text: str
+
+
+class RankedItem(Struct, frozen=True, omit_defaults=True):
+    index: int
+    """Of the document, in the order of the request."""
+    relevance_score: float
+    document: DocumentBody | None = None
+
+
+class Ranking(Struct, frozen=True, kw_only=True):
+    """The answer of `POST /v1/rerank`: the most relevant first."""
+
+    id: str
+    model: str
+    results: list[RankedItem]
+    usage: EmbeddingUsage
+
+
 class Model(Struct, frozen=True, kw_only=True):
     id: str
     object: Literal["model"] = "model"

@@ -15,7 +15,14 @@ from headgate.core.call import Body, Call, Operation
 from headgate.core.clock import Clock
 from headgate.core.deadline import Deadline
 from headgate.core.policy import Priority
-from headgate.core.request import ChatRequest, CompletionRequest, EmbeddingRequest, Name, PassthroughRequest
+from headgate.core.request import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Name,
+    PassthroughRequest,
+    RerankRequest,
+)
 
 MAX_TAGS = 16
 MAX_TAG_KEY = 64
@@ -27,6 +34,7 @@ MAX_OUTPUT = 2**31 - 1
 _chat = msgspec.json.Decoder(ChatRequest)
 _completion = msgspec.json.Decoder(CompletionRequest)
 _embedding = msgspec.json.Decoder(EmbeddingRequest)
+_rerank = msgspec.json.Decoder(RerankRequest)
 
 
 class _Unknown(Struct, frozen=True, kw_only=True):
@@ -98,6 +106,12 @@ def embedding_call(head: Head, raw: bytes) -> Call:
     body = decode(_embedding, raw)
     rules.check_embedding(body)
     return _call(head, "embedding", body, raw, False, False)
+
+
+def rerank_call(head: Head, raw: bytes) -> Call:
+    body = decode(_rerank, raw)
+    rules.check_rerank(body)
+    return _call(head, "rerank", body, raw, False, False)
 
 
 def passthrough_call(backend: str, path: str, head: Head, raw: bytes) -> Call:

@@ -7,6 +7,7 @@ from headgate.core.request import (
     EmbeddingRequest,
     NamedTool,
     Prompt,
+    RerankRequest,
     Sampling,
     Tool,
     ToolCall,
@@ -86,6 +87,11 @@ def check_embedding(body: EmbeddingRequest) -> None:
     if body.input == "":
         raise _no("There is nothing to embed: the text is empty.", "input")
     _check_texts(body.input, "input")
+
+
+def check_rerank(body: RerankRequest) -> None:
+    if not body.query.strip():
+        raise _no("There is nothing to rank by: the query is empty.", "query")
 
 
 def _check_texts(value: Prompt, param: str) -> None:

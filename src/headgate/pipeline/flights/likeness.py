@@ -7,8 +7,8 @@ from headgate.core.request import ChatRequest, CompletionRequest
 
 
 def cacheable(call: Call) -> bool:
-    """Whether two callers who ask the same at the same time may get the same answer: an embedding, or one answer at
-    temperature 0 that is not to be stored. A call with an idempotency key has a run of its own.
+    """Whether two callers who ask the same at the same time may get the same answer: an embedding, a ranking, or one
+    answer at temperature 0 that is not to be stored. A call with an idempotency key has a run of its own.
     """
     body = call.body
     if isinstance(body, ChatRequest | CompletionRequest):
@@ -18,7 +18,7 @@ def cacheable(call: Call) -> bool:
             and call.idempotency_key is None
             and b'"store"' not in call.raw  # kept by the model server: each caller wants its own
         )
-    return call.operation == "embedding" and call.idempotency_key is None
+    return call.operation in {"embedding", "rerank"} and call.idempotency_key is None
 
 
 def fingerprint(tenant: str, call: Call) -> bytes:
