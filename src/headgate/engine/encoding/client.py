@@ -10,7 +10,7 @@ from headgate.engine import wire
 from headgate.engine.encoder_wire import Encode, Encoded, EncoderFacts, EncoderStats, Text
 from headgate.engine.errors import ModelFolderError
 from headgate.engine.plan import NOBODY, Share
-from headgate.engine.process import EngineProcess
+from headgate.engine.process import EngineProcess, unservable
 from headgate.engine.settings import EngineSettings
 
 MAX_UNREAD_BYTES = 64 * 2**20
@@ -54,6 +54,23 @@ class EncoderClient:
     async def wait_ready(self) -> None:
         """Raises `ModelFolderError` if the model cannot be served, `Failed` if the client is closed first."""
         await self.process.wait_ready()
+
+    async def awake(self) -> None:
+        """To be awaited before anything is asked of an encoder that may sleep: returns when it is up again.
+
+        Returns at once where it does not sleep, up or not. Raises `Overloaded` where it cannot be woken now.
+        """
+        await self.process.awake()
+
+    @property
+    def asleep(self) -> bool:
+        """It has no process now; the next call wakes it."""
+        return self.process.asleep
+
+    @property
+    def known(self) -> bool:
+        """It has been ready before, so that `facts` are known, asleep or not."""
+        return self.process.starts > 0
 
     @property
     def ready(self) -> bool:
@@ -116,8 +133,10 @@ class EncoderClient:
         """
         if self._draining or self.process.closed:
             raise Overloaded("The engine is shutting down.", retry_after=1.0)
+        if self.process.refused is not None:
+            raise unservable()
         if not self.process.ready:
-            raise Overloaded("The engine is starting.", retry_after=1.0)
+            raise Overloaded(f"The engine is {self.process.state}.", retry_after=1.0)
         facts = self.facts
         for text in texts:
             _refuse(text, facts)
