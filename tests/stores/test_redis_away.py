@@ -27,8 +27,9 @@ from tests.stores.house import (
 
 BUDGET = 2.0
 PER_SECOND = 60
-CALLERS = 800
+CALLERS_PER_DOLLAR = 400
 """Of a race to the end: more than the budget can pay."""
+RACERS_PER_SECOND = 100
 STRAY = NANOS // 20
 """Nanodollars that an account may count twice where a replica ends calls while another compares it with the ledger:
 on the safe side, and bounded by what ends in that moment.
@@ -87,15 +88,15 @@ LEAVES = {"killed", "paused", "read-only"}
 """Troubles in which the store is away for a while."""
 
 
-async def racers(callers: Callers, key: str, rng: random.Random, span_s: float) -> None:
-    """So many callers within this time."""
+async def racers(callers: Callers, key: str, rng: random.Random, count: int) -> None:
+    """So many callers, at random times."""
 
     async def one() -> None:
-        await asyncio.sleep(rng.uniform(0, span_s))
+        await asyncio.sleep(rng.uniform(0, count / RACERS_PER_SECOND))
         await callers.call(key)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(CALLERS):
+        for _ in range(count):
             group.create_task(one())
 
 
@@ -110,10 +111,10 @@ async def strike(found: House, trouble: str, at_s: float, away_s: float) -> floa
     return struck
 
 
-def race(found: House, name: str, trouble: str, seed: int) -> int:
+def race(found: House, name: str, trouble: str, seed: int, budget: float = BUDGET) -> int:
     """Trouble; then, once ledger and accounts agree, a race for what is left. Nanodollars spent in the end."""
     rng = random.Random(seed)
-    key = found.tenant(name, budgets=[{"amount": BUDGET, "per": "total"}])
+    key = found.tenant(name, budgets=[{"amount": budget, "per": "total"}])
     callers = Callers(found.ports)
     struck = 0.0
 
@@ -133,15 +134,15 @@ def race(found: House, name: str, trouble: str, seed: int) -> int:
     until(lambda: not any(gate.gauge("headgate_limits_degraded") for gate in found.gates), 20.0)
     check_books(found, [name], callers.told)
     check_accounts(found, name, STRAY)
-    asyncio.run(racers(callers, key, rng, 8.0))
+    asyncio.run(racers(callers, key, rng, int(budget * CALLERS_PER_DOLLAR)))
     asyncio.run(last_words(callers, key))
     check_books(found, [name], callers.told)
     check_accounts(found, name, STRAY)
     spent = sum(nanos for *_, nanos in found.rows(name))
-    print(f"{trouble}: {spent / NANOS:.6f} of {BUDGET:g} dollars spent; {dict(callers.codes())}")
+    print(f"{trouble}: {spent / NANOS:.6f} of {budget:g} dollars spent; {dict(callers.codes())}")
     assert callers.codes().keys() <= {"200", "insufficient_quota", "budget_reserved", "limits_unavailable"}
-    assert spent <= (BUDGET + HOLD) * NANOS, f"{spent / NANOS - BUDGET} dollars over"
-    assert spent >= (BUDGET - HOLD) * NANOS - STRAY, f"only {spent / NANOS} dollars could be spent"
+    assert spent <= (budget + HOLD) * NANOS, f"{spent / NANOS - budget} dollars over"
+    assert spent >= (budget - HOLD) * NANOS - STRAY, f"only {spent / NANOS} dollars could be spent"
     return spent
 
 
@@ -198,7 +199,7 @@ def check_windows(rule: str, callers: Callers, times: dict[str, float]) -> None:
 
 
 def test_a_budget_outlives_the_death_of_redis_in_the_middle_of_a_race(pair: House) -> None:
-    race(pair, "mid-race", "killed", seed=1)
+    race(pair, "mid-race", "killed", seed=1, budget=1.0)
 
 
 def test_limits_follow_their_rule_while_redis_is_dead_and_are_exact_again_after(pair: House) -> None:

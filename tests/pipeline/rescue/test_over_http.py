@@ -25,6 +25,7 @@ from tests.upstream.chaos import Chaos, chaos, honest
 CLOCK = SystemClock()
 TOKENS = 12
 QUICK = Timeouts(connect_s=2.0, first_token_s=5.0, between_tokens_s=0.3, total_s=30.0)
+SOON_SILENT = Timeouts(connect_s=2.0, first_token_s=1.5, between_tokens_s=0.3, total_s=30.0)
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
 
@@ -37,8 +38,8 @@ def up() -> Iterator[Chaos]:
 class Upstreams:
     """Two targets at one upstream: the first fails as ordered, the others behave as they are told."""
 
-    def __init__(self, base_url: str, prefill: Prefill) -> None:
-        settings = OpenAISettings(name="up", base_url=base_url, timeouts=QUICK, prefill=prefill)
+    def __init__(self, base_url: str, prefill: Prefill, timeouts: Timeouts = QUICK) -> None:
+        settings = OpenAISettings(name="up", base_url=base_url, timeouts=timeouts, prefill=prefill)
         self.backend = OpenAIBackend(settings, CLOCK)
         self.ways: list[Way] = []
         self._answers: list[Answer] = []
@@ -79,20 +80,26 @@ FAULTS = ["cut", "cut_event", "cut_utf8", "reset", "bad_json", "error_event", "s
 def test_the_answer_is_whole_after_a_fault_at_every_event(
     up: Chaos, fault: str, prefill: Prefill, behaves: str
 ) -> None:
+    expected = honest(MESSAGES, tokens=TOKENS).choices[0].text
+
+    async def at(place: int) -> None:
+        upstreams = Upstreams(up.base_url, prefill, SOON_SILENT if fault == "stall" else QUICK)
+        asked = asking(stream_options={"include_usage": True})
+        found = await upstreams.whole(
+            asked, f"{fault},after={place},tokens={TOKENS}", f"tokens={TOKENS},prefill={behaves}"
+        )
+        assert found.choices[0].text == expected
+        assert found.finishes == [0]
+        assert len(found.names) == 1
+        if prefill == "vllm" and upstreams.ways:
+            assert upstreams.ways in (["continue"], ["replay"])
+
     async def main() -> None:
-        places = (1, 2, 7) if fault == "stall" else range(1, TOKENS + 2)
-        expected = honest(MESSAGES, tokens=TOKENS).choices[0].text
-        for place in places:
-            upstreams = Upstreams(up.base_url, prefill)
-            asked = asking(stream_options={"include_usage": True})
-            found = await upstreams.whole(
-                asked, f"{fault},after={place},tokens={TOKENS}", f"tokens={TOKENS},prefill={behaves}"
-            )
-            assert found.choices[0].text == expected
-            assert found.finishes == [0]
-            assert len(found.names) == 1
-            if prefill == "vllm" and upstreams.ways:
-                assert upstreams.ways in (["continue"], ["replay"])
+        if fault == "stall":
+            await asyncio.gather(*map(at, (1, 2, 7)))  # they wait side by side
+            return
+        for place in range(1, TOKENS + 2):
+            await at(place)
 
     asyncio.run(main())
 
