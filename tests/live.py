@@ -109,9 +109,9 @@ class Live:
         """The gauges of work in progress that are not zero."""
         found = {}
         for line in self.get("/metrics")[1].decode().splitlines():
-            name, _, value = line.partition(" ")
+            name, value = line.partition("{")[0].partition(" ")[0], line.rpartition(" ")[2]
             if name in WORK_GAUGES and float(value):
-                found[name] = float(value)
+                found[name] = found.get(name, 0.0) + float(value)
         return found
 
     def settle(self, seconds: float = 10.0) -> None:

@@ -1,7 +1,7 @@
 """From settings and lists to routes, and what the welcome says about them."""
 
 from headgate.app.config import RouteSettings
-from headgate.app.routes import build_routes, visible_models
+from headgate.app.routes import Pools, build_routes, on_replicas, visible_models
 from headgate.app.rules import RuleSettings, TargetSettings
 from headgate.app.welcome import Progress, welcome
 from headgate.core.ports import ModelInfo
@@ -10,7 +10,7 @@ from headgate.core.target import RouteTable, Target
 
 def table(*routes: RouteSettings, aliases: dict[str, dict[str, str]] | None = None, **listed: list[str]) -> RouteTable:
     models = {name: [ModelInfo(model, owned_by=name) for model in names] for name, names in listed.items()}
-    return build_routes(3, routes, models, aliases or {}, RuleSettings(), {})
+    return build_routes(3, routes, models, aliases or {}, RuleSettings(), Pools())
 
 
 def to(*backends: str) -> tuple[TargetSettings, ...]:
@@ -34,6 +34,14 @@ def test_patterns_and_the_catch_all_are_kept_apart_and_in_order() -> None:
     assert found.catch_all is not None
     assert found.exact == {}
     assert found.version == 3
+
+
+def test_where_each_replica_has_its_own_models_a_target_goes_to_the_one_that_has_its() -> None:
+    pools = Pools(places={("own", "m"): "own:m"})
+    assert [target.at for target in on_replicas(Target("own", "m"), pools)] == ["own:m"]
+    assert [target.at for target in on_replicas(Target("own", "*"), pools, "m")] == ["own:m"]
+    assert [target.at for target in on_replicas(Target("own", "*"), pools, "m*")] == ["own"]
+    assert [target.at for target in on_replicas(Target("own", "first"), pools)] == ["own"]
 
 
 def test_an_alias_is_another_name_for_a_listed_or_an_unlisted_model() -> None:

@@ -17,9 +17,10 @@ from headgate.api.resume import Streams
 from headgate.api.runs import Runs
 from headgate.api.services import RefusedRequest, Services
 from headgate.app.config import EMBEDDED, Config, Environment
+from headgate.app.engine_metrics import families
+from headgate.app.engines import Engines
 from headgate.app.fleet import Fleet
 from headgate.app.home import Home
-from headgate.app.inference import Inference
 from headgate.app.ledger import Kit, Work, open_books
 from headgate.app.pathway import Pathway, pathway, watch
 from headgate.app.routes import visible_models
@@ -77,7 +78,7 @@ class Parts:
     runs: Runs
     streams: Streams
     fleet: Fleet
-    inference: Inference | None
+    engines: Engines | None
     readiness: Readiness
     shipper: Shipper
     meter: Meter
@@ -142,14 +143,16 @@ async def build(
         stack.push_async_callback(fleet.aclose)
 
         readiness = Readiness()
-        inference = Inference(config.engine, clock, ids, log) if config.engine.enabled else None
-        if inference is not None:
-            stack.push_async_callback(inference.aclose)
-            _launch(inference, fleet, readiness)
+        engines = Engines(config.engine, fleet, path.allow, clock, ids, log) if config.engine.enabled else None
+        if engines is not None:
+            stack.push_async_callback(engines.aclose)
+            engines.launch()
+            readiness.require(EMBEDDED, engines.ready)
+            keep(tasks, engines.watch(), "engines", log)
         await fleet.apply(config)
         watch(path, meter)
         books.watch(metrics)
-        _watch_backends(metrics, fleet, inference)
+        _watch_backends(metrics, fleet, engines)
         turns = Turns(idempotency_store.Store(sql, home.instance(), ids.new("boot")), config.idempotency, clock, log)
         runs = Runs(turns, config.idempotency, metrics.idempotent)
         stack.push_async_callback(tasks.aclose)
@@ -160,7 +163,7 @@ async def build(
             keep(tasks, work, name, log)
         yield Parts(
             gateway, path, keys, KillSwitches(switched.store, clock, ids, switched.follow), accounts, cashier, runs,
-            streams, fleet, inference, readiness, shipper, meter, metrics, ids, clock, log, tasks,
+            streams, fleet, engines, readiness, shipper, meter, metrics, ids, clock, log, tasks,
         )  # fmt: skip
 
 
@@ -288,12 +291,6 @@ def _upkeep(
     ]
 
 
-def _launch(inference: Inference, fleet: Fleet, readiness: Readiness) -> None:
-    inference.launch()
-    fleet.add_own(EMBEDDED, inference.models, inference.backend)
-    readiness.require(EMBEDDED, inference.ready)
-
-
 def _swap_keys(auth: Auth, table: KeyTable) -> None:
     auth.table = table
 
@@ -312,7 +309,7 @@ def _log_refused(log: Log, metrics: Metrics, request: RefusedRequest) -> None:
     log.event(names.REQUEST_REFUSED, **msgspec.structs.asdict(request))
 
 
-def _watch_backends(metrics: Metrics, fleet: Fleet, inference: Inference | None) -> None:
+def _watch_backends(metrics: Metrics, fleet: Fleet, engines: Engines | None) -> None:
     metrics.watch_each(names.BACKEND_UP, "Whether a backend's last probes were good.", "backend", fleet.up)
-    for name, documentation, read in inference.gauges() if inference is not None else []:
-        metrics.watch(name, documentation, read)
+    if engines is not None:
+        metrics.watch_all(lambda: families(list(engines.models.values()), engines.memory()))

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct, structs
@@ -48,14 +48,35 @@ class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """What differs from the file's own `rules`."""
 
 
+class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """One more model, in an engine process of its own."""
+
+    name: Name
+    """The name callers use."""
+    model: Name
+    """As `engine.model`."""
+    settings: dict[str, Any] = {}
+    """What differs from `engine.settings`."""
+    keep: Literal["always", "idle"] = "idle"
+    """`always`: it is never put to sleep."""
+
+
 class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """The engine in this process's care. `model` is a Hugging Face folder, or `bundled`."""
+    """The engine processes in this server's care. `model` is a Hugging Face folder, `bundled`, or `package:NAME`."""
 
     enabled: bool = True
-    model: str = "bundled"
-    name: str | None = None
+    model: Name | None = None
+    """Without it and without `models`, the bundled one is served."""
+    name: Name | None = None
     """The name callers use; the folder's own by default."""
     settings: EngineSettings = EngineSettings()
+    models: Annotated[tuple[ModelConfig, ...], Meta(max_length=64)] = ()
+    models_dir: str | None = None
+    """Folders below it can be loaded through the admin API."""
+    memory_mib: Annotated[int, Meta(ge=0)] = 0
+    """What all models awake may take together; 0: no limit."""
+    sleep_after_s: Annotated[float, Meta(ge=0)] = 0.0
+    """A model without calls for so long is put to sleep; 0: never."""
 
 
 class StorageSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,6 +180,7 @@ def _check(config: Config, file: YamlFile) -> None:
     known = _check_backends(config, file)
     if config.engine.enabled:
         known.add(EMBEDDED)
+        _check_engine(config.engine, file)
     if config.discover:
         known |= {*PROVIDERS, *LOCAL_SERVERS}
     _check_events(config, file)
@@ -190,6 +212,25 @@ def _check_targets(
             line = file.line_of((*where, index, "backend"))
             names = ", ".join(sorted(known)) or "none"
             raise ConfigError(f"{file.path}:{line}: there is no backend '{target.backend}'. Known are: {names}.")
+
+
+def _check_engine(engine: EngineConfig, file: YamlFile) -> None:
+    seen = {engine.name}
+    for place, model in enumerate(engine.models):
+        line = file.line_of(("engine", "models", place, "name"))
+        if model.name in seen:
+            raise ConfigError(f"{file.path}:{line}: two models are named '{model.name}'. Give one another name.")
+        seen.add(model.name)
+        try:
+            engine_settings(engine.settings, model.settings)
+        except ValueError as error:
+            line = file.line_of(("engine", "models", place, "settings"))
+            raise ConfigError(f"{file.path}:{line}: {error}. Mend the settings of '{model.name}'.") from error
+
+
+def engine_settings(general: EngineSettings, differing: Mapping[str, Any]) -> EngineSettings:
+    """Raises `ValueError` naming the field."""
+    return msgspec.convert({**msgspec.to_builtins(general), **differing}, EngineSettings)
 
 
 def _check_events(config: Config, file: YamlFile) -> None:

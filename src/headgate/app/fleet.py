@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from headgate.app.config import Config
-from headgate.app.routes import build_routes
+from headgate.app.routes import Pools, build_routes
 from headgate.app.yamlfile import ConfigError
 from headgate.backends.balance.scraper import Scraper
 from headgate.backends.balance.server_metrics import ServerLoad
@@ -29,6 +30,12 @@ Publish = Callable[[RouteTable, Mapping[str, Backend], Mapping[str, Sequence[str
 """The routes, the backends by replica, and the replicas of each backend."""
 
 
+class _Own(NamedTuple):
+    pool: str
+    backend: Backend | None
+    models: tuple[ModelInfo, ...]
+
+
 class Fleet:
     """One writer of the route snapshot. `own` are backends built elsewhere (the engine), with their models."""
 
@@ -47,7 +54,8 @@ class Fleet:
         self._publish = publish
         self._own_port = own_port
         self._config = Config()
-        self._own: dict[str, tuple[Backend | None, tuple[ModelInfo, ...]]] = {}
+        self._own: dict[str, _Own] = {}
+        """By replica."""
         self._built: dict[str, tuple[BackendSettings, Backend]] = {}
         """By replica."""
         self._pools: dict[str, list[tuple[str, float]]] = {}
@@ -62,9 +70,19 @@ class Fleet:
         """Hears what model servers say of their queues, where a route is balanced by that."""
         self._scraper = Scraper(clock, self._page, lambda at, seen: self.hear(at, seen))
 
-    def add_own(self, name: str, models: Sequence[ModelInfo], backend: Backend | None = None) -> None:
-        """A backend built elsewhere; without `backend` its models are listed and cannot be called."""
-        self._own[name] = (backend, tuple(models))
+    def add_own(
+        self, name: str, models: Sequence[ModelInfo], backend: Backend | None = None, pool: str | None = None
+    ) -> None:
+        """A backend built elsewhere; without `backend` its models are listed and cannot be called.
+
+        Several may share a `pool`, the name that routes call them by: there, each model stands for itself.
+        In force with the next `publish`.
+        """
+        self._own[name] = _Own(pool or name, backend, tuple(models))
+
+    def remove_own(self, name: str) -> None:
+        """In force with the next `publish`; what it serves goes on."""
+        self._own.pop(name, None)
 
     async def apply(self, config: Config) -> None:
         """Builds what `config` names, keeps what has not changed, retires the rest, and publishes the routes.
@@ -130,18 +148,32 @@ class Fleet:
         for name, models in zip(open_lists, answers, strict=True):
             if models is not None:
                 self._listed[name] = models
+        self.publish()
+
+    def publish(self) -> None:
+        """Routes from what is known now; nobody is asked."""
         self._version += 1
-        listed = {name: models for name, (_, models) in self._own.items()}
+        listed: dict[str, tuple[ModelInfo, ...]] = {}
+        own_pools: dict[str, list[str]] = {}
+        places: dict[tuple[str, str], str] = {}
+        for name, own in self._own.items():
+            listed[own.pool] = (*listed.get(own.pool, ()), *own.models)
+            own_pools.setdefault(own.pool, []).append(name)
+            places |= {(own.pool, model.id): name for model in own.models if name != own.pool}
         for pool, replicas in self._pools.items():
             offers = [_offered(pool, self._built[name][0], self._listed.get(name, ())) for name, _ in replicas]
             listed[pool] = next(filter(None, offers), ())
-        backends = {name: backend for name, (backend, _) in self._own.items() if backend is not None}
+        backends = {name: own.backend for name, own in self._own.items() if own.backend is not None}
         backends |= {name: backend for name, (_, backend) in self._built.items()}
         table = build_routes(
-            self._version, self._config.routes, listed, self._aliases(), self._config.rules, _several(self._pools)
+            self._version,
+            self._config.routes,
+            listed,
+            self._aliases(),
+            self._config.rules,
+            Pools(_several(self._pools), places),
         )
-        own = {name: (name,) for name in self._own}
-        self._publish(table, backends, own | {pool: [name for name, _ in of] for pool, of in self._pools.items()})
+        self._publish(table, backends, own_pools | {pool: [name for name, _ in of] for pool, of in self._pools.items()})
 
     def up(self) -> dict[str, float]:
         """1 for each backend not known to be failing, else 0."""

@@ -1,78 +1,169 @@
-"""The engine in this server's care: its process, its backend, its readiness and its gauges."""
+"""Models and where they come from; one model in this server's care, with its process and its backend."""
 
-from collections.abc import Callable
+import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Literal, Protocol
+
+from msgspec import Struct
 
 from headgate import engine
-from headgate.app.config import EMBEDDED, EngineConfig
+from headgate.app.config import EngineConfig, engine_settings
 from headgate.app.yamlfile import ConfigError
 from headgate.backends.embedded import EmbeddedBackend
 from headgate.core.clock import Clock
+from headgate.core.errors import BadCall
+from headgate.core.hosting import EngineState, Keep
 from headgate.core.ids import Ids
-from headgate.core.ports import ModelInfo
+from headgate.core.ports import Backend, ModelInfo
 from headgate.engine.client import EngineClient
-from headgate.telemetry.log import Log
+from headgate.engine.errors import ModelFolderError
+from headgate.engine.memory import Occupant, footprint_mib
+from headgate.engine.process import EngineProcess
+from headgate.engine.settings import EngineSettings
 
 BUNDLED = "headgate-demo"
+PACKAGE = "package:"
+PACKAGE_DEPTH = 3
+"""A model lies so many folders below its package at most."""
+
+
+class Hosted(Struct, frozen=True):
+    """A model to be served."""
+
+    name: str
+    """As callers call it."""
+    model: str
+    """As it was asked for."""
+    folder: Path
+    settings: EngineSettings
+    keep: Keep = "idle"
+    origin: Literal["settings", "api"] = "settings"
+
+
+def hosted_models(config: EngineConfig) -> list[Hosted]:
+    """What the settings name, the first first. Raises `ConfigError`."""
+    found: list[Hosted] = []
+    if config.model is not None or not config.models:
+        model = config.model or "bundled"
+        folder = model_folder(model)
+        found.append(Hosted(config.name or folder.name, model, folder, config.settings))
+    for one in config.models:
+        if any(other.name == one.name for other in found):
+            raise ConfigError(f"engine.models: two models are named '{one.name}'. Give one another name.")
+        settings = engine_settings(config.settings, one.settings)
+        found.append(Hosted(one.name, one.model, model_folder(one.model), settings, one.keep))
+    return found
 
 
 def model_folder(model: str) -> Path:
-    """The folder of `bundled` or of a path. Raises `ConfigError` where there is none."""
-    if model == "bundled":
-        return Path(engine.__path__[0]) / "bundled" / BUNDLED
-    folder = Path(model).expanduser()
+    """The folder of `bundled`, of an installed package or of a path. Raises `ConfigError` where there is none."""
+    folder = _without_path(model) or Path(model).expanduser()
     if not (folder / "config.json").is_file():
         raise ConfigError(
             f"engine.model: {folder} is no Hugging Face model folder (it has no config.json). "
-            "Give the folder with config.json, *.safetensors and tokenizer.json, or 'bundled'."
+            "Give the folder with config.json, *.safetensors and tokenizer.json, 'bundled', or 'package:NAME'."
         )
     return folder
 
 
-def model_name(config: EngineConfig) -> str:
-    """What callers call the engine's model."""
-    return config.name or model_folder(config.model).name
+def allowed_folder(model: str, models_dir: str | None) -> Path:
+    """The folder of a model that the admin API names: never outside of `models_dir`. Raises `BadCall`."""
+    folder = _without_path(model)
+    if folder is None:
+        if models_dir is None:
+            raise BadCall(
+                "No folder can be loaded: engine.models_dir is not set. 'bundled' and 'package:NAME' can.",
+                param="model",
+                code="invalid_value",
+            )
+        root, given = Path(models_dir).expanduser().resolve(), Path(model)
+        bad = not model.isprintable() or given.is_absolute() or ".." in given.parts
+        folder = root if bad else (root / given).resolve()
+        if bad or folder == root or not folder.is_relative_to(root):
+            raise BadCall(
+                "'model' is a folder below engine.models_dir, by its relative path; neither absolute nor with '..'.",
+                param="model",
+                code="invalid_value",
+            )
+    if not (folder / "config.json").is_file():
+        raise BadCall(f"There is no model '{model[:200]}'.", param="model", code="model_folder_not_found")
+    return folder
+
+
+def _without_path(model: str) -> Path | None:
+    if model == "bundled":
+        return Path(engine.__path__[0]) / "bundled" / BUNDLED
+    if not model.startswith(PACKAGE):
+        return None
+    name = model.removeprefix(PACKAGE).replace("-", "_")
+    try:
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    except (ImportError, ValueError):
+        spec = None
+    for place in (spec.submodule_search_locations or []) if spec is not None else []:
+        for depth in range(PACKAGE_DEPTH + 1):
+            for found in sorted(Path(place).glob("*/" * depth + "config.json")):
+                return found.parent
+    return Path(model)
+
+
+class Client(Protocol):
+    """What clients of all kinds of models have in common."""
+
+    process: EngineProcess
+
+    @property
+    def in_flight(self) -> int: ...
+
+    async def drain(self) -> None: ...
 
 
 class Inference:
-    """Launched at once, ready later: the listener answers meanwhile, `/readyz` says 503."""
+    """One model: its process, and the backend through which calls reach it. Raises `ValueError` for a bad folder."""
 
-    def __init__(self, config: EngineConfig, clock: Clock, ids: Ids, log: Log) -> None:
-        folder = model_folder(config.model)
-        name = model_name(config)
-        self.client = EngineClient(folder, config.settings, clock=clock)
-        self.backend = EmbeddedBackend(EMBEDDED, self.client, clock=clock, ids=ids, model=name)
-        self.models = (ModelInfo(name, owned_by="headgate"),)
-        self._log = log
+    def __init__(self, hosted: Hosted, replica: str, clock: Clock, ids: Ids) -> None:
+        self.hosted = hosted
+        self.name = hosted.name
+        self.replica = replica
+        client = EngineClient(hosted.folder, hosted.settings, clock=clock)
+        self.client: Client = client
+        self.backend: Backend = EmbeddedBackend(replica, client, clock=clock, ids=ids, model=hosted.name)
+        self.models = (ModelInfo(hosted.name, owned_by="headgate"),)
+        self.mib = memory_mib(hosted)
+        self.holds = False
+        """Its memory is counted: it was launched, or let wake, and not put to sleep since."""
+        self.leaving = False
+        self.begun = False
+        """It has been ready once, or began asleep."""
+        self.told: EngineState | None = None
+        """The state that the log last told of, and when it told of it, or of the load's progress."""
+        self.loading_told = 0.0
 
-    def launch(self) -> None:
-        self.client.launch()
+    @property
+    def process(self) -> EngineProcess:
+        return self.client.process
 
-    def ready(self) -> tuple[bool, Any]:
-        if self.client.refused is not None:
-            return False, f"the model cannot be served: {self.client.refused}"
-        if not self.client.ready:
-            return False, f"restarting: {self.client.trouble}" if self.client.trouble else "loading the model"
-        return True, {"start_seconds": self.client.phases, "restarts": self.client.restarts}
+    @property
+    def state(self) -> EngineState:
+        return "unloading" if self.leaving else self.process.state
 
-    def gauges(self) -> list[tuple[str, str, Callable[[], float]]]:
-        """Under vLLM's names, which routers and autoscalers read."""
-        client = self.client
-        return [
-            ("vllm:num_requests_running", "Sequences being computed.", lambda: client.stats.running),
-            ("vllm:num_requests_waiting", "Sequences waiting in the engine.", lambda: client.stats.waiting),
-            ("vllm:kv_cache_usage_perc", "KV cache in use, 0 to 1.", lambda: client.stats.kv_usage),
-            ("vllm:prompt_tokens_total", "Prompt tokens taken in.", lambda: client.stats.prompt_tokens),
-            ("vllm:generation_tokens_total", "Tokens generated.", lambda: client.stats.generated_tokens),
-            (
-                "vllm:num_preemptions_total",
-                "Sequences computed anew for want of room.",
-                lambda: client.stats.preemptions,
-            ),
-            ("headgate_engine_restarts", "Engine processes that died and were replaced.", lambda: client.restarts),
-        ]
+    @property
+    def idle_s(self) -> float:
+        return 0.0 if self.client.in_flight else self.process.idle_s
+
+    @property
+    def occupant(self) -> Occupant:
+        stays = self.hosted.keep == "always" or self.process.state != "ready" or self.leaving
+        return Occupant(self.name, self.mib, self.idle_s, stays)
 
     async def aclose(self) -> None:
         """Closing the backend ends its engine."""
         await self.backend.aclose()
+
+
+def memory_mib(hosted: Hosted) -> int:
+    """0 where the folder cannot be sized: its process says what is wrong with it."""
+    try:
+        return footprint_mib(hosted.folder, hosted.settings)
+    except ModelFolderError:
+        return 0

@@ -8,7 +8,7 @@ from headgate.app.build import open_database
 from headgate.app.config import EMBEDDED, Config, Environment
 from headgate.app.fleet import Fleet
 from headgate.app.home import make_folder, server_secret
-from headgate.app.inference import model_folder, model_name
+from headgate.app.inference import hosted_models
 from headgate.core.clock import SystemClock
 from headgate.core.ids import Ids
 from headgate.core.ports import Backend, ModelInfo
@@ -62,7 +62,7 @@ async def examine(config: Config, environment: Environment) -> list[Finding]:
         await doctor.check_port(config.server.host, config.server.port),
     ]
     if config.engine.enabled:
-        findings.append(doctor.check_model(model_folder(config.engine.model)))
+        findings += [doctor.check_model(hosted.folder) for hosted in hosted_models(config.engine)]
     async with _fleet(config, environment) as (_, backends):
         findings += [await doctor.check_backend(backend) for backend in backends.values()]
     return findings
@@ -86,7 +86,7 @@ async def _fleet(config: Config, environment: Environment) -> AsyncIterator[tupl
     )
     try:
         if config.engine.enabled:
-            fleet.add_own(EMBEDDED, [ModelInfo(model_name(config.engine))])
+            fleet.add_own(EMBEDDED, [ModelInfo(hosted.name) for hosted in hosted_models(config.engine)])
         await fleet.apply(config)
         yield published[-1]
     finally:

@@ -3,13 +3,13 @@
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from msgspec import structs
 
 from headgate.app.care import Care
-from headgate.app.config import EMBEDDED, Config
+from headgate.app.config import Config
 from headgate.backends.catalog import members
 from headgate.backends.replicas import Replicas
 from headgate.core.clock import Clock
@@ -38,9 +38,6 @@ from headgate.pipeline.seeds import Seeds, Spent
 from headgate.pipeline.upstreams import Upstreams
 from headgate.telemetry import names
 
-ENGINE_AHEAD = 2
-"""Calls let in to our engine, as a multiple of what it computes side by side: it never waits for the next one."""
-
 
 @dataclass(frozen=True)
 class Pathway:
@@ -52,12 +49,21 @@ class Pathway:
     seeds: Seeds
     alerts: Alerts
     care: Care
+    own: dict[str, int] = field(default_factory=dict)
+    """How many calls each of our own engines is given at once, by replica."""
 
     def use(self, config: Config) -> None:
         """New settings, from now on."""
         self.gateway.admission.use(config.admission, gate_settings(config.admission))
-        self.gates.use(gate_settings(config.admission), _fixed(config), config.capacity)
+        self.gates.use(gate_settings(config.admission), _fixed(config) | self.own, config.capacity)
         self.upstreams.retries.use(config.retries)
+
+    def allow(self, replica: str, limit: int | None) -> None:
+        """One of our own engines has come, or gone (None)."""
+        self.own.pop(replica, None)
+        if limit is not None:
+            self.own[replica] = limit
+        self.gates.fix(replica, limit)
 
     def publish(self, table: RouteTable, backends: Mapping[str, Backend], pools: Mapping[str, Sequence[str]]) -> None:
         """New routes and backends, from now on: the backends by replica, and the replicas of each."""
@@ -149,11 +155,9 @@ def watch(path: Pathway, meter: Meter) -> None:
 
 def _fixed(config: Config) -> dict[str, int]:
     """By replica: each takes as many as its backend's settings say."""
-    fixed = {
+    return {
         one.name: one.concurrency
         for backend in config.backends
         for one, _ in members(backend)
         if one.concurrency is not None
     }
-    fixed[EMBEDDED] = ENGINE_AHEAD * config.engine.settings.max_sequences
-    return fixed

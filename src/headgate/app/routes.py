@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from headgate.app.config import RouteSettings
 from headgate.app.rules import RuleSettings
@@ -10,8 +10,14 @@ from headgate.core.ports import ModelInfo
 from headgate.core.rules import Patience, Rules
 from headgate.core.target import Route, RouteTable, Target
 
-Pools = Mapping[str, Sequence[tuple[str, float]]]
-"""The replicas of the backends that have several, with their weights."""
+
+class Pools(Struct, frozen=True):
+    """The replicas behind the names of backends."""
+
+    several: Mapping[str, Sequence[tuple[str, float]]] = {}
+    """Of the backends that have several alike, with their weights."""
+    places: Mapping[tuple[str, str], str] = {}
+    """Where a model of a backend is, if its replicas have each their own: by backend and model."""
 
 
 def build_routes(
@@ -74,18 +80,24 @@ def _spread(route: Route, pools: Pools) -> Route:
 
     def over(targets: Iterable[Target]) -> tuple[Target, ...]:
         return tuple(
-            structs.replace(one, patience=patience) for target in targets for one in on_replicas(target, pools)
+            structs.replace(one, patience=patience)
+            for target in targets
+            for one in on_replicas(target, pools, route.name)
         )
 
     chains = {kind: over(targets) for kind, targets in route.chains.items()}
     return structs.replace(route, targets=over(route.targets), fallbacks=over(route.fallbacks), chains=chains)
 
 
-def on_replicas(target: Target, pools: Pools) -> list[Target]:
-    """The target on each of its backend's replicas, which share its weight."""
-    replicas = pools.get(target.backend)
+def on_replicas(target: Target, pools: Pools, name: str = "") -> list[Target]:
+    """The target on each of its backend's replicas, which share its weight, or on the one that has its model.
+
+    `name` is the route's, for a target whose model is `*`. Behind a pattern that says nothing.
+    """
+    replicas = pools.several.get(target.backend)
     if not replicas:
-        return [target]
+        place = pools.places.get((target.backend, name if target.model == "*" else target.model))
+        return [target] if place is None else [structs.replace(target, replica=place)]
     total = sum(weight for _, weight in replicas)
     return [structs.replace(target, replica=name, weight=target.weight * weight / total) for name, weight in replicas]
 

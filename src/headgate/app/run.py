@@ -147,7 +147,8 @@ class _Run:
         progress = Progress(write, sys.stdout.isatty())
         end = self._clock.monotonic() + READY_SECONDS
         while not parts.readiness()[0] and self._clock.monotonic() < end:
-            progress.step("loading the model")
+            loading = parts.engines.progress() if parts.engines is not None else ""
+            progress.step(f"loading {loading or 'the model'}")
             await self._clock.sleep(0.1)
         progress.done()
         models = sorted(parts.gateway.routes.exact)

@@ -18,7 +18,7 @@ class Progress:
 
     def step(self, what: str) -> None:
         if self._terminal:
-            self._write(f"\r  {self._FRAMES[self._count % len(self._FRAMES)]} {what} …")
+            self._write(f"\r\x1b[K  {self._FRAMES[self._count % len(self._FRAMES)]} {what} …")
             self._count += 1
 
     def done(self) -> None:

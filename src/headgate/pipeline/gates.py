@@ -28,6 +28,13 @@ class Gates:
             same = fixed.get(name) == before.get(name) and not (moved and name not in fixed)
             gate.use(gate.capacity if same else self._capacity(name), settings)
 
+    def fix(self, backend: str, limit: int | None) -> None:
+        """A backend that comes or goes (None) beside the settings, as `fixed` says from then on."""
+        fixed = {name: known for name, known in self._fixed.items() if name != backend}
+        if limit is not None:
+            fixed[backend] = limit
+        self.use(self._settings, fixed)
+
     def of(self, backend: str) -> Gate:
         """Bounded by the number of backends, which the configuration names."""
         gate = self._gates.get(backend)

@@ -1,0 +1,314 @@
+"""All engines of this server under one cap of memory: launched, put to sleep, woken, loaded and unloaded while it runs.
+
+What the admin API loads lives as long as this process: what shall be there after a restart belongs in the settings.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from msgspec.structs import asdict
+
+from headgate.app.config import EMBEDDED, EngineConfig, engine_settings
+from headgate.app.engine_views import check_room, shown, standing, view
+from headgate.app.inference import Hosted, Inference, allowed_folder, hosted_models
+from headgate.app.yamlfile import ConfigError
+from headgate.backends.embedded_pool import EmbeddedPool
+from headgate.core.clock import Clock
+from headgate.core.errors import BadCall, Conflict, HeadgateError, NotFound, Overloaded
+from headgate.core.hosting import EngineView, LoadSpec, Memory
+from headgate.core.ids import Ids
+from headgate.core.ports import Backend, ModelInfo
+from headgate.core.tasks import Tasks
+from headgate.engine.errors import ModelFolderError
+from headgate.engine.memory import Occupant, make_room
+from headgate.telemetry import names
+from headgate.telemetry.log import Level, Log
+
+ENGINES_MAX = 64
+NAME_MAX = 256
+DRAIN_SECONDS = 600.0
+"""How long a model that is unloaded lives on for the calls it still serves."""
+LOOK_SECONDS = 1.0
+TELL_SECONDS = 5.0
+"""How often a long load says how far it has come."""
+AHEAD = 2
+"""Calls let in to an engine, as a multiple of what it computes side by side: it never waits for the next one."""
+
+
+Allow = Callable[[str, int | None], None]
+"""Told how many calls each replica may be given at once; None: it is gone."""
+
+
+class Routes(Protocol):
+    """Where the models are offered to callers (`fleet.Fleet`)."""
+
+    def add_own(
+        self, name: str, models: tuple[ModelInfo, ...], backend: Backend | None = None, pool: str | None = None
+    ) -> None: ...
+
+    def remove_own(self, name: str) -> None: ...
+
+    def publish(self) -> None: ...
+
+
+class Engines:
+    """Implements `core.hosting.EngineDesk`."""
+
+    def __init__(self, config: EngineConfig, routes: Routes, allow: Allow, clock: Clock, ids: Ids, log: Log) -> None:
+        """Raises `ConfigError`."""
+        self._config = config
+        self._routes = routes
+        self._allow = allow
+        self._clock = clock
+        self._ids = ids
+        self._log = log
+        self._tasks = Tasks()
+        self._room = asyncio.Lock()
+        self.models: dict[str, Inference] = {}
+        """By the name that callers use."""
+        self._pool = EmbeddedPool(EMBEDDED, self._backend, self._listed)
+        for hosted in hosted_models(config):
+            try:
+                self._add(Inference(hosted, self._replica(hosted.name), clock, ids))
+            except ValueError as error:
+                raise ConfigError(f"engine: the model '{hosted.name}' cannot be served: {error}") from error
+        check_room(config.memory_mib, list(self.models.values()))
+
+    def launch(self) -> None:
+        """Offers all models and starts their processes; those for which there is no room begin asleep.
+
+        The offers are in force when the routes are published next.
+        """
+        for one in self.models.values():
+            self._offer(one)
+        limit = self._config.memory_mib
+        for one in sorted(self.models.values(), key=lambda one: one.hosted.keep != "always"):
+            if limit == 0 or self.memory().used_mib + one.mib <= limit:
+                one.holds = True
+                one.process.launch()
+            else:
+                one.process.rest()
+            self._changed(one)
+
+    def ready(self) -> tuple[bool, Any]:
+        """At the start every model of the settings must have been ready; later one that is suffices, asleep or not."""
+        asked = [one for one in self.models.values() if one.hosted.origin == "settings"]
+        begun = all(one.begun for one in asked)
+        alive = not asked or any(one.process.state in {"ready", "asleep"} for one in self.models.values())
+        return begun and alive, {name: standing(one) for name, one in self.models.items()}
+
+    def progress(self) -> str:
+        """What is being loaded and how far that has come, for people."""
+        loading = [one for one in self.models.values() if one.process.state == "loading"]
+        return ", ".join(f"{one.name}{shown(one.process.progress)}" for one in loading)
+
+    def all(self) -> list[EngineView]:
+        return [view(one) for one in self.models.values()]
+
+    def get(self, name: str) -> EngineView:
+        return view(self._find(name))
+
+    def memory(self) -> Memory:
+        return Memory(sum(one.mib for one in self.models.values() if one.holds), self._config.memory_mib)
+
+    async def load(self, spec: LoadSpec) -> EngineView:
+        self._check_name(spec.name)
+        folder = allowed_folder(spec.model, self._config.models_dir)
+        try:
+            settings = engine_settings(self._config.settings, spec.settings)
+        except ValueError as error:
+            raise BadCall(f"{error}.", param="settings", code="invalid_value") from error
+        hosted = Hosted(spec.name, spec.model, folder, settings, spec.keep, "api")
+        try:
+            one = await asyncio.to_thread(Inference, hosted, self._replica(spec.name), self._clock, self._ids)
+        except ValueError as error:
+            raise BadCall(
+                f"'{spec.model[:200]}' cannot be served: {error}", param="model", code="model_unservable"
+            ) from error
+        try:
+            self._check_name(spec.name)  # somebody else may have been faster
+            self._add(one)
+            await self._admit(one)
+        except HeadgateError as error:
+            self._forget(one)
+            await one.aclose()
+            raise Conflict(error.message, code=error.code) from error
+        one.process.launch()
+        self._tasks.spawn(self._offer_when_ready(one), f"load {one.name}")
+        self._changed(one)
+        return view(one)
+
+    async def unload(self, name: str) -> EngineView:
+        one = self._find(name)
+        if not one.leaving:
+            one.leaving = True
+            self._withdraw(one)
+            self._changed(one)
+            self._tasks.spawn(self._end(one), f"unload {name}")
+        return view(one)
+
+    async def sleep(self, name: str) -> EngineView:
+        one = self._find(name)
+        if one.state not in {"ready", "asleep"} or one.client.in_flight or one.process.busy:
+            raise Conflict(
+                f"'{name}' is {one.state} with {one.client.in_flight} requests in progress; only an idle one can be "
+                "put to sleep. Try again later, or unload it.",
+                code="engine_busy",
+            )
+        async with self._room:
+            await self._put_to_sleep(one)
+        return view(one)
+
+    async def wake(self, name: str) -> EngineView:
+        one = self._find(name)
+        if one.process.asleep and not one.leaving:
+            self._tasks.spawn(_quietly(one.process.awake()), f"wake {name}")
+            await asyncio.sleep(0)
+        return view(one)
+
+    async def watch(self) -> None:
+        """Until cancelled: puts idle ones to sleep, and tells of long loads."""
+        after = self._config.sleep_after_s
+        look = min(LOOK_SECONDS, after / 4) if after else LOOK_SECONDS
+        while True:
+            await self._clock.sleep(look)
+            for one in list(self.models.values()):
+                if after and not one.occupant.stays and one.idle_s >= after:
+                    async with self._room:
+                        if one.idle_s >= after:
+                            await self._put_to_sleep(one)
+                if one.process.state == "loading":
+                    self._tell(one)
+
+    async def aclose(self) -> None:
+        await self._tasks.aclose()
+        for one in list(self.models.values()):
+            await one.aclose()
+
+    def _replica(self, name: str) -> str:
+        """Breakers, gates and loads are kept under it; the first model's is that of the pool."""
+        return f"{EMBEDDED}:{name}" if self.models else EMBEDDED
+
+    def _backend(self, name: str) -> Backend | None:
+        one = self.models.get(name)
+        return None if one is None or one.leaving else one.backend
+
+    def _listed(self) -> list[ModelInfo]:
+        return [info for one in self.models.values() if not one.leaving for info in one.models]
+
+    def _offer(self, one: Inference) -> None:
+        backend = self._pool if one.replica == EMBEDDED else one.backend
+        self._allow(one.replica, AHEAD * one.hosted.settings.max_sequences)
+        self._routes.add_own(one.replica, one.models, backend, EMBEDDED)
+
+    def _withdraw(self, one: Inference) -> None:
+        if one.replica == EMBEDDED:
+            self._routes.add_own(EMBEDDED, (), self._pool, EMBEDDED)
+        else:
+            self._routes.remove_own(one.replica)
+        self._routes.publish()
+
+    async def _offer_when_ready(self, one: Inference) -> None:
+        try:
+            await one.process.wait_ready()
+        except (ModelFolderError, HeadgateError):
+            return  # its state says so
+        if not one.leaving:
+            self._offer(one)
+            self._routes.publish()
+
+    async def _end(self, one: Inference) -> None:
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await one.client.drain()
+        except TimeoutError:
+            pass  # what is left is cut
+        await one.aclose()
+        self._forget(one)
+        if one.replica != EMBEDDED:
+            self._allow(one.replica, None)
+
+    async def _admit(self, one: Inference) -> None:
+        """Counts its memory, if need be after others were put to sleep. Raises `Overloaded` with the numbers."""
+        async with self._room:
+            while leaving := make_room(one.name, one.mib, self._config.memory_mib, self._occupants(one)):
+                await self._put_to_sleep(self.models[leaving[0]])
+            one.holds = True
+
+    async def _admitted(self, one: Inference) -> None:
+        try:
+            await self._admit(one)
+        except Overloaded as error:
+            self._log.event(names.ENGINE_STATE, "warning", model=one.name, state="asleep", detail=error.message)
+            raise Overloaded(
+                "There is no memory for this model now; others are in use.", code=error.code, retry_after=1.0
+            ) from error
+
+    def _occupants(self, wanting: Inference) -> list[Occupant]:
+        return [one.occupant for one in self.models.values() if one.holds and one is not wanting]
+
+    async def _put_to_sleep(self, one: Inference) -> None:
+        """The room's lock is held: its memory counts until its process has ended."""
+        await one.process.sleep()
+        one.holds = not one.process.asleep
+        self._changed(one)
+
+    def _changed(self, one: Inference) -> None:
+        """Its state may have; each is told once."""
+        state = one.state
+        if self.models.get(one.name) is not one or state in {one.told, "closed"}:
+            return
+        one.told = state
+        one.begun = one.begun or state in {"ready", "asleep"}
+        process, detail = one.process, None
+        level: Level = "info"
+        if state == "refused":
+            one.holds = False
+            level, detail = "error", str(process.refused)
+        elif state == "restarting":
+            level, detail = "warning", process.trouble
+        phases = {name: round(seconds, 3) for name, seconds in process.phases.items()} if state == "ready" else None
+        self._log.event(
+            names.ENGINE_STATE, level, model=one.name, state=state, detail=detail, seconds=phases, mib=one.mib
+        )
+        one.loading_told = self._clock.monotonic()
+
+    def _tell(self, one: Inference) -> None:
+        now, progress = self._clock.monotonic(), one.process.progress
+        if now - one.loading_told >= TELL_SECONDS:
+            one.loading_told = now
+            self._log.event(names.ENGINE_LOADING, model=one.name, **({} if progress is None else asdict(progress)))
+
+    def _add(self, one: Inference) -> None:
+        self.models[one.name] = one
+        one.process.told = lambda: self._changed(one)
+        one.process.admit = lambda: self._admitted(one)
+
+    def _forget(self, one: Inference) -> None:
+        if self.models.get(one.name) is one:
+            del self.models[one.name]
+
+    def _check_name(self, name: str) -> None:
+        if not 0 < len(name) <= NAME_MAX or not name.isprintable() or name.isspace():
+            raise BadCall(f"'name' has 1 to {NAME_MAX} characters, all printable.", param="name", code="invalid_value")
+        if name in self.models:
+            raise Conflict(
+                f"There is an engine '{name}' already; unload it first, or use another name.", code="engine_exists"
+            )
+        if len(self.models) >= ENGINES_MAX:
+            raise Conflict(f"There are {ENGINES_MAX} engines already; unload one.", code="too_many_engines")
+
+    def _find(self, name: str) -> Inference:
+        one = self.models.get(name)
+        if one is None:
+            raise NotFound(f"There is no engine '{name[:100]}'. List them to see their names.", code="engine_not_found")
+        return one
+
+
+async def _quietly(work: Coroutine[Any, Any, None]) -> None:
+    """How it ended is told by the engine's state."""
+    try:
+        await work
+    except HeadgateError:
+        pass
