@@ -1,19 +1,14 @@
 """Text out of tokens: whole code points, no leaked stop text, tool calls found wherever the text is cut."""
 
-import json
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
-from headgate.backends.chat_template import ChatTemplate
 from headgate.backends.detokenize import Detokenizer, StopText, Vocabulary
-from headgate.core.clock import SystemClock
-from headgate.core.errors import BadCall
 from tests.backends import folders
 
 TOKENIZER = folders.tokenizer()
@@ -109,45 +104,3 @@ def test_only_what_may_begin_a_stop_text_is_held_back() -> None:
     assert scanner.feed("N") == ""
     assert scanner.feed("d") == "ENd"
     assert scanner.flush() == ""
-
-
-def render(source: str, content: str = "hi") -> str:
-    return ChatTemplate(source, SystemClock()).render([{"role": "user", "content": content}])
-
-
-def test_templates_run_in_a_sandbox() -> None:
-    for source in (
-        "{{ messages.__class__.__mro__[1].__subclasses__() }}",
-        "{{ ''.__class__.__base__.__subclasses__() }}",
-        "{% set _ = messages.append(1) %}",
-        "{% include 'x' %}",
-    ):
-        with pytest.raises((BadCall, ValueError)):
-            render(source)
-
-
-def test_templates_have_what_hugging_face_gives_them() -> None:
-    assert (
-        render("{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m.content }}{% endfor %}")
-        == "hi"
-    )
-    assert render("{{ messages | tojson }}", "<é&'>") == '[{"role": "user", "content": "<é&\'>"}]'
-    assert render("{% generation %}{{ messages[0].content }}{% endgeneration %}") == "hi"
-    assert render("{{ strftime_now('%Y') | int > 2000 }}") == "True"
-    with pytest.raises(BadCall, match="roles must alternate"):
-        render("{{ raise_exception('roles must alternate') }}")
-
-
-def test_a_template_cannot_render_without_bound() -> None:
-    with pytest.raises(BadCall, match="renders to over"):
-        render("{% for i in range(90000) %}{{ messages[0].content }}{% endfor %}", "x" * 1000)
-
-
-def test_a_template_that_does_not_compile_is_refused_when_read(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{% if %}"}))
-    with pytest.raises(ValueError, match="does not compile"):
-        ChatTemplate.read(tmp_path, SystemClock())
-    (tmp_path / "chat_template.jinja").write_text("{{ bos_token }}ok")
-    template = ChatTemplate.read(tmp_path, SystemClock())
-    assert template is not None
-    assert template.render([]) == "ok"

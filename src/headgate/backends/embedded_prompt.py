@@ -5,9 +5,8 @@ text. They are fenced with two characters that Unicode reserves for internal use
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -15,12 +14,11 @@ from tokenizers import Tokenizer
 
 from headgate.backends.chat_template import ChatTemplate, Message
 from headgate.backends.detokenize import Detokenizer, Vocabulary
-from headgate.backends.dialect import ThinkingState, find
-from headgate.backends.toolcalls import CLOSE, OPEN
+from headgate.backends.dialect import CallForm, ThinkingState, find
+from headgate.backends.embedded_messages import content, each_text, message, tool, variables
 from headgate.core.clock import Clock
 from headgate.core.errors import BadCall
-from headgate.core.request import ChatRequest, CompletionRequest, NamedTool, Tool, ToolCall
-from headgate.core.request import Message as ChatMessage
+from headgate.core.request import ChatRequest, CompletionRequest, NamedTool, Tool
 
 _FENCE_OPEN, _FENCE_CLOSE = "\ufdd0", "\ufdd1"
 
@@ -49,7 +47,8 @@ class Prompt(Struct, frozen=True):
 class PromptMaker:
     """The text side of one model folder. Raises `ValueError` or `OSError` where the folder cannot be used."""
 
-    def __init__(self, folder: Path, clock: Clock) -> None:
+    def __init__(self, folder: Path, clock: Clock, *, tool_parser: str | None = None) -> None:
+        """`tool_parser` names the family of `dialect.FAMILIES` whose calls it writes, where its folder misleads."""
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise ValueError(f"{path} is missing: the engine needs the tokenizer in this form")
@@ -57,10 +56,9 @@ class PromptMaker:
         self._plain = _tokenizer(path)
         self._plain.encode_special_tokens = True
         self.vocabulary = Vocabulary(self._tokenizer)
-        self.markers = (self._tokenizer.token_to_id(OPEN), self._tokenizer.token_to_id(CLOSE))
-        """The tokens that begin and end a tool call, where each is one token."""
         self.template = ChatTemplate.read(folder, clock)
-        self.dialect = find(None if self.template is None else self.template.source, self._tokenizer.token_to_id)
+        source = None if self.template is None else self.template.source
+        self.dialect = find(source, self._tokenizer.token_to_id, tool_parser=tool_parser)
         defaults = folder / "generation_config.json"
         self.defaults = GenerationDefaults()
         if defaults.is_file():
@@ -77,15 +75,23 @@ class PromptMaker:
             raise BadCall("This model has no chat template: use /v1/completions.", param="messages")
         begun = _begun(request)
         given = request.messages if begun is None else request.messages[:-1]
-        messages = [_message(message) for message in given]
-        tools = [] if request.tool_choice == "none" else [_tool(tool) for tool in request.tools or []]
-        schema = response_schema(request)
-        fenced = _each_text({"messages": messages, "tools": tools, "schema": schema}, self._fence)
-        text = self.template.render(fenced["messages"], tools=fenced["tools"], response_schema=fenced["schema"])
+        short = self.dialect.family == "mistral"
+        values = {
+            "messages": [message(one, short_ids=short) for one in given],
+            "tools": [] if request.tool_choice == "none" else [tool(one) for one in request.tools or []],
+            "response_schema": response_schema(request),
+            "variables": variables(request, self.template.variables),
+        }
+        text = self.template.render(**each_text(values, self._fence))
+        thinking = self._thinking(text)
         if begun is not None:
-            text += self._fence(begun)
+            thought = request.messages[-1].reasoning_content or ""
+            opening, thinking = self._opening(thinking, self._fence(thought), self._fence(begun))
+            text += opening
         self._refuse_long(text, longest, "messages")
-        return self._with_beginning(text, *_call_beginning(request))
+        if thinking != "none":
+            return Prompt(tuple(self._encode(text)), thinking=thinking)
+        return self._with_beginning(text, *_call_beginning(request, self.dialect.calls))
 
     def completion(self, request: CompletionRequest, longest: int) -> list[Prompt]:
         """One prompt for each text or list of ids."""
@@ -95,6 +101,23 @@ class PromptMaker:
         """A prompt's ids as text."""
         detokenizer = Detokenizer(self.vocabulary, at_start=True)
         return "".join(map(detokenizer.feed, ids)) + detokenizer.flush()
+
+    def _thinking(self, text: str) -> ThinkingState:
+        """Where the template leaves the model: some begin the reasoning for it, some end it to have none."""
+        if self.dialect.thinking is None:
+            return "none"
+        text = text.rstrip()
+        if text.endswith(self.dialect.thinking.begin):
+            return "open"
+        return "none" if text.endswith(self.dialect.thinking.end) else "may"
+
+    def _opening(self, thinking: ThinkingState, thought: str, begun: str) -> tuple[str, ThinkingState]:
+        """What follows the template's text where the caller gave the answer's beginning, and the state after it."""
+        marks = self.dialect.thinking
+        if marks is None or (thinking != "open" and not thought):
+            return begun, "none" if begun else thinking
+        opening = thought if thinking == "open" else f"{marks.begin}\n{thought}"
+        return (f"{opening}\n{marks.end}\n\n{begun}", "none") if begun else (opening, "open")
 
     def _completion(self, prompt: str | list[int], longest: int) -> Prompt:
         if isinstance(prompt, list):
@@ -172,7 +195,7 @@ def _begun(request: ChatRequest) -> str | None:
             "continue_final_message cannot be had together with a response format or a forced tool.",
             param="continue_final_message",
         )
-    return _content(last.content)
+    return content(last.content)
 
 
 def response_schema(request: ChatRequest) -> Message | None:
@@ -203,21 +226,16 @@ def forced_tools(request: ChatRequest) -> list[Tool]:
     return []
 
 
-def _call_beginning(request: ChatRequest) -> tuple[str, str]:
+def _call_beginning(request: ChatRequest, form: CallForm) -> tuple[str, str]:
     """What is written of the answer beforehand where a tool must be called, and how it probably goes on."""
     forced = forced_tools(request)
     if not forced:
         return "", ""
-    head = OPEN + '\n{"name": '
     if len(forced) > 1:
-        return head + '"', "a"
+        quote = '"' if form.quoted else ""
+        return form.opening + form.before_name + quote, "a"
     function = forced[0].function
-    return call_head("" if function is None else function.name), '{"'
-
-
-def call_head(name: str) -> str:
-    """The text of a call up to its arguments."""
-    return f'{OPEN}\n{{"name": {msgspec.json.encode(name).decode()}, "arguments": '
+    return form.opening + form.head("" if function is None else function.name), '{"'
 
 
 def _tokenizer(path: Path) -> Tokenizer:
@@ -230,63 +248,3 @@ def _tokenizer(path: Path) -> Tokenizer:
 def _fenced(match: re.Match[str]) -> str:
     text = match[0]
     return "" if text in {_FENCE_OPEN, _FENCE_CLOSE} else _FENCE_OPEN + text + _FENCE_CLOSE
-
-
-def _each_text(value: Any, change: Callable[[str], str]) -> Any:
-    match value:
-        case str():
-            return change(value)
-        case list():
-            return [_each_text(one, change) for one in value]
-        case dict():
-            return {change(key): _each_text(one, change) for key, one in value.items()}
-        case _:
-            return value
-
-
-def _message(message: ChatMessage) -> Message:
-    """As templates expect it: content as text, arguments of calls as objects."""
-    out: Message = {"role": message.role, "content": _content(message.content)}
-    if message.name is not None:
-        out["name"] = message.name
-    if message.tool_call_id is not None:
-        out["tool_call_id"] = message.tool_call_id
-    if message.reasoning_content is not None:
-        out["reasoning_content"] = message.reasoning_content
-    if message.tool_calls:
-        out["tool_calls"] = [_call(call) for call in message.tool_calls]
-    return out
-
-
-def _call(call: ToolCall) -> Message:
-    if call.function is None:
-        raise BadCall(f"This model knows calls of functions only, not of type {call.type!r}.", param="messages")
-    function = {"name": call.function.name, "arguments": _arguments(call.function.arguments)}
-    return {"id": call.id, "type": "function", "function": function}
-
-
-def _content(content: str | list[dict[str, Any]] | None) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts: list[str] = []
-    for part in content:
-        text = part.get("text", part.get("refusal"))
-        if part.get("type") not in {"text", "refusal"} or not isinstance(text, str):
-            raise BadCall(f"This model reads text only, not content of type {part.get('type')!r}.", param="messages")
-        texts.append(text)
-    return "".join(texts)
-
-
-def _arguments(text: str) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
-        return text
-
-
-def _tool(tool: Tool) -> Message:
-    if tool.type != "function" or tool.function is None:
-        raise BadCall(f"This model can call functions only, not tools of type {tool.type!r}.", param="tools")
-    out: Message = msgspec.to_builtins(tool)
-    out["function"] = {key: value for key, value in out["function"].items() if value is not None}
-    return out
