@@ -9,6 +9,7 @@ import pytest
 
 from headgate.bench.chaos.weather import FAIR, Lane, Weather
 from tests.bench.chaos_ask import MESSAGES, TEXT, Asker, connected, returned, spoken
+from tests.live import until
 from tests.upstream.chaos import Chaos, Proxy, chaos, listen, post, proxied
 
 REQUEST = post({"model": "chaos", "messages": MESSAGES, "stream": True})
@@ -43,7 +44,7 @@ def asked(line: Proxy, seconds: float = 5.0) -> tuple[bytes, str]:
 def test_in_fair_weather_all_bytes_pass_and_both_ends_close(up: Chaos, line: Proxy) -> None:
     data, end = asked(line)
     assert (data, end) == (Asker(up)("").data, "fin")
-    assert line.counts()["open"] == 0
+    until(lambda: line.counts()["open"] == 0)
 
 
 def test_a_half_closed_client_still_gets_its_answer() -> None:
@@ -121,8 +122,13 @@ def test_open_connections_can_be_dropped(line: Proxy) -> None:
 def test_a_server_that_is_not_there_is_a_reset() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    with proxied(port) as line, connected(line.port) as peer:
-        assert listen(peer).end == "rst"
+    with proxied(port) as line:
+        try:
+            with connected(line.port) as peer:
+                end = listen(peer).end
+        except ConnectionResetError:  # it was faster than the client's own look at the connection
+            end = "rst"
+        assert end == "rst"
         assert line.counts()["unreachable"] == 1
 
 

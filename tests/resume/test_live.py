@@ -245,7 +245,7 @@ def test_the_configuration_says_which_streams_can_be_resumed(upstream: str, tmp_
 
 
 def test_beyond_the_most_streams_calls_are_served_without_ids(upstream: str, tmp_path: Path) -> None:
-    config = CONFIG.format(upstream=upstream, grace_s=5, more=", calls: 1")
+    config = CONFIG.format(upstream=upstream, grace_s=2, more=", calls: 1")
     with serving(tmp_path / "few", config) as live:
         long = took(live, post(streamed("long", "ok:tokens=2000,ms=20")), cut=800)
         plain = took(live, post(streamed("plain")))

@@ -159,7 +159,7 @@ def test_a_reader_that_is_cancelled_ends_whatever_the_client_was_doing(redis_url
 
 def test_however_many_follow_redis_is_asked_only_so_often() -> None:
     process, url = servers.start_redis()
-    seconds, readers = 4.0, 600
+    seconds, readers = 2.5, 600
 
     async def main() -> None:
         store = RedisStreams.at(url, StreamSettings(), SystemClock(), 20.0)
