@@ -1,10 +1,16 @@
 """The worker's end of the socket to the gateway's process."""
 
+import select
 import socket
+from typing import Protocol
 
 from headgate.engine import wire
 
 RECEIVE_BYTES = 2**18
+
+
+class HasFileno(Protocol):
+    def fileno(self) -> int: ...
 
 
 class ParentGone(Exception):
@@ -17,6 +23,10 @@ class Channel:
     def __init__(self, socket: socket.socket) -> None:
         self._socket = socket
         self._frames = wire.Frames()
+
+    def wait(self, other: HasFileno, at_most_s: float) -> None:
+        """Until a message, or the end of the stream, or something in `other` can be read; or so long."""
+        select.select((self._socket, other), (), (), at_most_s)
 
     def receive(self, *, wait: bool, at_most_s: float | None = None) -> list[wire.ToWorker]:
         """What has come; with `wait`, at least one message, unless `at_most_s` go by without.

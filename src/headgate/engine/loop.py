@@ -8,7 +8,6 @@ import socket
 from pathlib import Path
 
 from headgate.core.clock import Clock
-from headgate.core.errors import BadCall, HeadgateError
 from headgate.engine import wire
 from headgate.engine.channel import Channel, ParentGone
 from headgate.engine.encoding.loading import load_encoder
@@ -17,6 +16,9 @@ from headgate.engine.errors import ModelFolderError
 from headgate.engine.loading import load
 from headgate.engine.models.encoder_spec import is_encoder
 from headgate.engine.work import Worker
+
+SIGN_OF_LIFE_S = 1.0
+"""While nothing runs because grammars are being compiled, which may take its time."""
 
 
 def serve(socket: socket.socket, clock: Clock, started: float) -> None:
@@ -34,8 +36,11 @@ def serve(socket: socket.socket, clock: Clock, started: float) -> None:
                 encode(channel, encoder, clock, rest)
             else:
                 worker, ready = load(folder, first.settings, clock, phases)
-                channel.send(ready)
-                _work(channel, worker, rest)
+                try:
+                    channel.send(ready)
+                    _work(channel, worker, rest)
+                finally:
+                    worker.close()
         except ModelFolderError as error:
             channel.send(wire.LoadFailed(str(error)))
     except ParentGone:
@@ -47,21 +52,19 @@ def _work(channel: Channel, worker: Worker, messages: list[wire.ToWorker]) -> No
         for message in messages:
             match message:
                 case wire.Submit():
-                    _submit(channel, worker, message)
+                    worker.submit(message)
                 case wire.Cancel():
                     worker.cancel(message)
                 case _:
                     raise TypeError(f"a decoder is not sent {type(message).__name__} here")
+        worker.go_on()
+        for answer in worker.answers:
+            channel.send(answer)
+        worker.answers.clear()
         # Also where nothing was drawn: every step, and every message, is a sign of life (`watch.py`).
-        channel.send(wire.Report(worker.step(), worker.stats()))
-        messages = channel.receive(wait=not worker.busy)
-
-
-def _submit(channel: Channel, worker: Worker, message: wire.Submit) -> None:
-    try:
-        worker.submit(message)
-    except HeadgateError as error:
-        channel.send(wire.Refusal(message.request, error.message, isinstance(error, BadCall)))
-    else:
-        if message.grammar is not None:
-            channel.send(wire.Accepted(message.request))
+        channel.send(worker.report())
+        if worker.busy or worker.compiled is None:
+            messages = channel.receive(wait=not worker.busy)
+        else:
+            channel.wait(worker.compiled, SIGN_OF_LIFE_S)
+            messages = channel.receive(wait=False)

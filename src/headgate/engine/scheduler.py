@@ -20,7 +20,7 @@ from headgate.engine.budget import StepTimes
 from headgate.engine.drafting import Drafting, Pace
 from headgate.engine.limits import Limits
 from headgate.engine.outcome import Counters, Output
-from headgate.engine.plan import Draft, Masks, Proposer, SampleSpec, Score, Slice, StepPlan, StepResult
+from headgate.engine.plan import Constraint, Draft, Masks, Proposer, SampleSpec, Score, Slice, StepPlan, StepResult
 from headgate.engine.policy import Accounts, Waiting
 from headgate.engine.sequence import OUTPUT_WEIGHT, Sequence, State
 from headgate.engine.tables import Tables
@@ -70,6 +70,10 @@ class Scheduler:
     @property
     def busy(self) -> bool:
         return bool(self._sequences)
+
+    def tables(self) -> list[tuple[int, ...]]:
+        """All block tables: of the running, and of what was cancelled while a step that writes to them is under way."""
+        return [sequence.table for sequence in (*self._running, *self._dropped)]
 
     def submit(self, sequence: Sequence, now: float, *, parent: int | None = None) -> None:
         """`parent`: an earlier sequence of the same prompt and salt, whose blocks it can share; it need not be there
@@ -136,17 +140,23 @@ class Scheduler:
             self._drafting.follow(plan)
         return plan
 
-    def masks(self, plan: StepPlan) -> Masks:
-        """What each sample of the plan may draw."""
-        masks: list[tuple[bytes, ...] | None] = []
+    def held(self, plan: StepPlan) -> list[tuple[Constraint, tuple[int, ...]] | None] | None:
+        """What each sample of the plan is held to, with the tokens of its draft; None where all are free."""
+        held: list[tuple[Constraint, tuple[int, ...]] | None] = []
         samples = iter(plan.samples)
         for part in plan.slices:
             if part.wants:
                 draft = next(samples).draft
                 sequence = self._sequences.get(part.key)  # None: cancelled since
                 constraint = None if sequence is None else sequence.constraint
-                masks.append(None if constraint is None else constraint.masks(() if draft is None else draft.tokens))
-        return tuple(masks)
+                tokens = () if draft is None else draft.tokens
+                held.append(None if constraint is None else (constraint, tokens))
+        return held if any(held) else None
+
+    def masks(self, plan: StepPlan) -> Masks:
+        """What each sample of the plan may draw."""
+        held = self.held(plan) or (None,) * len(plan.samples)
+        return tuple(None if one is None else one[0].masks(one[1]) for one in held)
 
     def apply(self, plan: StepPlan, result: StepResult, seconds: float) -> list[Output]:
         """Takes in what the runner computed in `seconds`; the new tokens, in the plan's order."""

@@ -106,11 +106,11 @@ class Tables:
         """Of the block at `index` of the sequence's tokens; each is computed once."""
         digests, size = sequence.digests, self._size
         while len(digests) <= index:
-            before = digests[-1] if digests else _digest(sequence.share.salt.encode())
+            before = digests[-1] if digests else _hashed(sequence.share.salt.encode())
             at = len(digests) * size
-            digests.append(_digest(before + array("I", sequence.tokens[at : at + size]).tobytes()))
+            digests.append(_hashed(before + array("I", sequence.tokens[at : at + size]).tobytes()))
         return digests[index]
 
 
-def _digest(data: bytes) -> bytes:
+def _hashed(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()

@@ -97,6 +97,8 @@ class Delta(Struct, frozen=True, array_like=True):
     tokens: list[int]
     scores: list[Score] | None = None
     finish: str | None = None
+    cached_tokens: int | None = None
+    """With a choice's first tokens: how many of its prompt's were found computed."""
 
 
 class Report(Struct, frozen=True, tag="report", omit_defaults=True):
