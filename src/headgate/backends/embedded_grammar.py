@@ -27,7 +27,8 @@ _GAP = r"GAP: /\n{0,2}/"
 _GBNF = re.compile(r"^\s*[A-Za-z][\w-]*\s*::=", re.MULTILINE)
 _UNSLASHED = re.compile(r"\\.|[/\n\r]", re.DOTALL)
 _CANNOT = "The schema cannot be enforced: "
-"""How the engine begins its word for what llguidance refuses."""
+_OF_SCHEMA = "failed to compile JSON schema: "
+"""What llguidance writes before its word on a schema; behind it stands the grammar's text."""
 
 
 class Held(Struct, frozen=True):
@@ -88,12 +89,15 @@ def completion_held_to(request: CompletionRequest) -> Held | None:
 
 def blame(message: str, held: Held) -> BadCall:
     """The engine's word for why it cannot enforce the grammar, with the keyword that is probably to blame."""
+    said, found, rest = message.partition(_OF_SCHEMA)
+    if found:
+        said = rest.partition("\n")[0]
     for field, schema in held.schemas:
         troubles = blamed(schema, message)
         if troubles:
-            where = "; ".join(map(str, troubles))
-            return BadCall(f"{field}: {where} ({message.removeprefix(_CANNOT)})", param=held.param)
-    return BadCall(f"{held.param}: {message}", param=held.param)
+            where = "; or ".join(map(str, troubles))
+            return BadCall(f"{field}: {where}. (The compiler says: {said})", param=held.param)
+    return BadCall(f"{held.param}: {_CANNOT * bool(found)}{said}", param=held.param)
 
 
 def _held(

@@ -19,6 +19,20 @@ MAX_EXACT = 2**53
 FORMATS = frozenset(
     {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri", "unknown"}
 )
+_YEAR = r"(?:000[1-9]|00[1-9]\d|0[1-9]\d\d|[1-9]\d{3})"
+_LEAP = r"(?:\d\d(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)"
+_DAY = rf"(?:{_YEAR}-(?:0[13-9]|1[0-2])-\d\d|{_YEAR}-02-(?:[01]\d|2[0-8])|{_LEAP}-02-29)"
+_CLOCK = r"\d\d:\d\d:[0-5]\d"
+_LABEL = r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*"
+_NARROWED = {
+    "date": f"^{_DAY}$",
+    "time": f"^{_CLOCK}",
+    "date-time": f"^{_DAY}[tT]{_CLOCK}",
+    "hostname": rf"^{_LABEL}(?:\.{_LABEL})*$",
+}
+"""What llguidance's formats let through beyond the standards: the 29th of any February, leap seconds at any time, names
+that look like Punycode (RFC 3339, RFC 5890). Some that are valid are left out with them."""
+_LONGEST_HOSTNAME = 253
 _TYPES = frozenset({"null", "boolean", "number", "integer", "string", "array", "object"})
 _UNENFORCED = {
     "not": "remove it, or say with enum, const or type what is allowed",
@@ -57,9 +71,10 @@ _NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions"})
 _COUNTS = frozenset({"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"})
 _BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
 _LOOKS = re.compile(r"(?<!\\)(?:\\\\)*(?:\(\?(?:[=!]|<[=!])|\\[1-9bB]|\\k<)")
+_SATISFIED = ("required", "enum", "const", "allOf", "anyOf", "oneOf", "minItems", "prefixItems", "properties")
 _HINTS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("oneOf", ("oneOf",), "write anyOf, or let the cases differ in type or in a required const"),
-    ("pattern propert", ("patternProperties",), "two of its patterns may match one name, or this cannot be told"),
+    ("patternProperty", ("patternProperties",), "two of its patterns may match one name, or this cannot be told"),
     ("Properties", ("minProperties", "maxProperties"), "only what is not listed in properties can be counted"),
     ("esource", ("$ref", "$schema"), "it must point into the schema itself; write #/$defs/..."),
     ("nchor", ("$ref",), "there is no such place in the schema"),
@@ -67,7 +82,7 @@ _HINTS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("multiple", ("multipleOf",), "write one with fewer digits"),
     ("regex", ("pattern", "patternProperties", "format"), "write a simpler pattern"),
     ("range", tuple(sorted(_BOUNDS)), "write bounds that leave room for a value"),
-    ("nsatisfiable", ("required", "enum", "const", "type", "allOf"), "no value can satisfy it"),
+    ("nsatisfiable", (*_SATISFIED, *sorted(_BOUNDS | _COUNTS), "type"), "no value can satisfy it"),
 )
 
 
@@ -83,19 +98,31 @@ class Trouble(Struct, frozen=True):
         return f"{'.'.join(self.path)}: {self.reason}"
 
 
+class _Document(Struct, frozen=True):
+    """All of a schema."""
+
+    schema: dict[str, Any]
+    named: bool
+    """Parts of it have names, which references may use."""
+
+
 def first_trouble(schema: dict[str, Any]) -> Trouble | None:
     """What is in the way of enforcing all of the schema; None where nothing is known to be."""
-    return next(_troubles(schema, schema, (), 0), None)
+    named = any("$id" in part for _, part in _schemas(schema, (), 0))
+    return next(_troubles(_Document(schema, named), schema, (), 0), None)
 
 
 def blamed(schema: Any, message: str) -> list[Trouble]:
     """What llguidance's `message` is probably about, where it cannot enforce the schema; the first few."""
     for fragment, keywords, remedy in _HINTS:
-        if fragment in message:
+        if fragment not in message:
+            continue
+        named = [keyword for keyword in keywords if re.search(rf"\b{re.escape(keyword)}\b", message)]
+        for blamable in (named, keywords):
             found = [
                 Trouble((*path, keyword), f"'{keyword}' cannot be enforced: {remedy}")
                 for path, part in _schemas(schema, (), 0)
-                for keyword in keywords
+                for keyword in blamable
                 if keyword in part
             ]
             if found:
@@ -122,7 +149,22 @@ def effective(schema: Any, depth: int = 0) -> Any:
         elif key in _BOUNDS and isinstance(value, int) and abs(value) > MAX_EXACT:
             value = _inward(key, value)
         out[key] = value
-    return out
+    return _narrowed(out)
+
+
+def _narrowed(schema: dict[str, Any]) -> dict[str, Any]:
+    """With a pattern beside the format, where the format alone lets too much through."""
+    kind = schema.get("format")
+    pattern = _NARROWED.get(kind) if isinstance(kind, str) else None
+    if pattern is None:
+        return schema
+    limits: dict[str, Any] = {"pattern": pattern}
+    if kind == "hostname":
+        limits["maxLength"] = _LONGEST_HOSTNAME
+    if not limits.keys() & schema.keys():
+        return {**schema, **limits}
+    others = schema.get("allOf")
+    return {**schema, "allOf": [*(others if isinstance(others, list) else ()), limits]}
 
 
 def _says_nothing(schema: dict[str, Any], key: str, value: Any) -> bool:
@@ -161,7 +203,7 @@ def _parts(schema: dict[str, Any], path: Path) -> Iterator[tuple[Path, Any]]:
             yield (*path, key), value
 
 
-def _troubles(root: dict[str, Any], schema: Any, path: Path, depth: int) -> Iterator[Trouble]:
+def _troubles(root: _Document, schema: Any, path: Path, depth: int) -> Iterator[Trouble]:
     if isinstance(schema, bool):
         return
     if not isinstance(schema, dict):
@@ -178,13 +220,15 @@ def _troubles(root: dict[str, Any], schema: Any, path: Path, depth: int) -> Iter
         yield from _troubles(root, part, below, depth + 1)
 
 
-def _reason(root: dict[str, Any], schema: dict[str, Any], key: str, value: Any) -> str | None:
+def _reason(root: _Document, schema: dict[str, Any], key: str, value: Any) -> str | None:
     """Why this keyword with this value cannot be enforced."""
     remedy = _UNENFORCED.get(key)
     if remedy is not None:
         return None if _says_nothing(schema, key, value) else f"'{key}' cannot be enforced; {remedy}"
     if key == "$ref":
         return _reference(root, value)
+    if key == "$id" and "$ref" in schema:
+        return "'$id' cannot be enforced beside '$ref': drafts differ in what it means there; remove it"
     if key == "additionalItems" and "prefixItems" in schema:
         return "'additionalItems' cannot be enforced beside 'prefixItems'; write items"
     if key == "minProperties":
@@ -193,13 +237,15 @@ def _reason(root: dict[str, Any], schema: dict[str, Any], key: str, value: Any) 
     return None if check is None else check(key, value)
 
 
-def _reference(root: dict[str, Any], value: Any) -> str | None:
+def _reference(root: _Document, value: Any) -> str | None:
     """Names and other documents are llguidance's to find; a path is looked up here, for a better word."""
     if not isinstance(value, str):
         return "'$ref' cannot be enforced: it is a string"
-    if not value.startswith("#/") or any("$id" in part for _, part in list(_schemas(root, (), 0))[1:]):
+    if (not value.startswith("#") and not root.named) or re.match(r"https?://json-schema\.org/", value):
+        return f"'$ref' cannot be enforced: {value!r} does not point into the schema; write #/$defs/..."
+    if not value.startswith("#/") or root.named:
         return None
-    target: Any = root
+    target: Any = root.schema
     for part in value.split("/")[1:]:
         name = unquote(part).replace("~1", "/").replace("~0", "~")
         if isinstance(target, dict) and name in target:
