@@ -71,6 +71,11 @@ class Scheduler:
     def busy(self) -> bool:
         return bool(self._sequences)
 
+    @property
+    def held_tokens(self) -> int:
+        """Positions whose keys and values the running sequences hold; what several share counts for each."""
+        return sum(sequence.computed for sequence in self._running)
+
     def tables(self) -> list[tuple[int, ...]]:
         """All block tables: of the running, and of what was cancelled while a step that writes to them is under way."""
         return [sequence.table for sequence in (*self._running, *self._dropped)]
