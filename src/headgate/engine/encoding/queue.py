@@ -19,15 +19,14 @@ ENOUGH = 0.5
 
 
 class _Request:
-    __slots__ = ("key", "lengths", "next", "places", "share", "weight")
+    __slots__ = ("key", "lengths", "next", "places", "share")
 
-    def __init__(self, key: int, places: Sequence[int], lengths: Sequence[int], share: Share, weight: float) -> None:
+    def __init__(self, key: int, places: Sequence[int], lengths: Sequence[int], share: Share) -> None:
         self.key = key
         self.places = places
         self.lengths = lengths
         self.next = 0
         self.share = share
-        self.weight = weight
 
 
 class TextQueue:
@@ -53,8 +52,7 @@ class TextQueue:
         At least one.
         """
         self._open[share.tenant] += 1
-        weight = self._open[share.tenant] * CLASS_WEIGHT**share.priority
-        request = _Request(key, sorted(places, key=lengths.__getitem__), lengths, share, weight)
+        request = _Request(key, sorted(places, key=lengths.__getitem__), lengths, share)
         self._requests[key] = request
         heappush(self._heap, (self._now, key, request))
         self.waiting += len(places)
@@ -88,11 +86,14 @@ class TextQueue:
             self.tokens -= length
             request.next += 1
             if request.next < len(request.places):
-                heapreplace(self._heap, (mark + length * request.weight, request.key, request))
+                heapreplace(self._heap, (mark + self._charge(length, request.share), request.key, request))
             else:
                 heappop(self._heap)
                 self._ended(request)
         return taken
+
+    def _charge(self, tokens: int, share: Share) -> float:
+        return tokens * self._open[share.tenant] * CLASS_WEIGHT**share.priority
 
     def _ended(self, request: _Request) -> None:
         del self._requests[request.key]
