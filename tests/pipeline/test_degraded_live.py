@@ -15,6 +15,7 @@ from tests.upstream.process import get, upstream
 CONFIG = """
 discover: false
 engine: {{enabled: false}}
+retries: {{backoff_s: 0.02}}
 backends:
   - {{name: up, base_url: "{upstream}"}}
 routes:

@@ -31,13 +31,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def house(source: Path, tmp_path: Path) -> Path:
-    shutil.copytree(source, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(source, tmp_path, copy_function=os.link, dirs_exist_ok=True)
     return tmp_path
 
 
 def _plant(house: Path, module: str, code: str) -> None:
     path = house / "src" / "headgate" / f"{module.replace('.', '/')}.py"
     path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)  # what stands there is everybody's
     path.write_text(code + "\n")
 
 
