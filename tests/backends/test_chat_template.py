@@ -197,7 +197,11 @@ WITHOUT_END = {
     "a joining filter": "{% set n = namespace(x='aa') %}"
     "{% for i in range(99) %}{% set n.x = n.x | join(n.x) %}{% endfor %}",
     "much text": "{% for i in range(99999) %}" + "lorem ipsum " * 99 + "{% endfor %}",
-    "much text kept": "{% set x %}{% for i in range(99999) %}" + "lorem ipsum " * 99 + "{% endfor %}{% endset %}",
+    "much text kept": "{% set x %}"
+    "{% for i in range(9999) %}{% for j in range(99) %}" + "lorem ipsum " * 99 + "{% endfor %}"
+    "{% endfor %}{% endset %}",
+    "much text of a macro": "{% macro f() %}" + "lorem ipsum " * 99 + "{% endmacro %}{% for i in range(99999) %}"
+    "{% set x = f() %}{% endfor %}",
     "a recursive loop": "{% for i in [1] recursive %}{{ loop([i]) }}{{ loop([i]) }}{% endfor %}",
     "a block of itself": "{% block a %}{{ self.a() }}{{ self.a() }}{% endblock %}",
     "large filters": "{% set x = 'x' * 9999999 %}{% for i in range(99999) %}{{ (x | upper) == 'x' }}{% endfor %}",

@@ -123,7 +123,10 @@ class PromptMaker:
         if isinstance(prompt, list):
             return Prompt(tuple(prompt))
         self._refuse_long(prompt, longest, "prompt")
-        return Prompt(tuple(self._tokenizer.encode(prompt, add_special_tokens=True).ids))
+        ids = self._ids(self._tokenizer, prompt, whole=True)
+        if len(ids) > 1 and ids[0] == ids[1] and prompt.startswith(self.vocabulary.special.get(ids[0], "\0")):
+            ids = ids[1:]  # the text begins with the token that the tokenizer puts there anyway
+        return Prompt(tuple(ids))
 
     def _with_beginning(self, text: str, beginning: str, next_text: str) -> Prompt:
         """Encodes `text` and the answer's `beginning`.
@@ -145,17 +148,25 @@ class PromptMaker:
 
     def _encode(self, text: str) -> list[int]:
         if _FENCE_OPEN not in text:
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-            return ids
+            return self._ids(self._tokenizer, text)
         out: list[int] = []
         for part in text.split(_FENCE_OPEN):
             fenced, closed, after = part.partition(_FENCE_CLOSE)
             if closed:
-                out += self._plain.encode(fenced, add_special_tokens=False).ids
+                out += self._ids(self._plain, fenced)
             else:
                 after = fenced
-            out += self._tokenizer.encode(after, add_special_tokens=False).ids
+            out += self._ids(self._tokenizer, after)
         return out
+
+    @staticmethod
+    def _ids(tokenizer: Tokenizer, text: str, *, whole: bool = False) -> list[int]:
+        """`whole`: with the tokens that the tokenizer puts around a text."""
+        try:
+            ids: list[int] = tokenizer.encode(text, add_special_tokens=whole).ids
+        except TypeError as error:  # what the library says of lone surrogates
+            raise BadCall("The prompt holds half of a surrogate pair, which is no character.") from error
+        return ids
 
     def _fence(self, text: str) -> str:
         if self._special is None:

@@ -12,7 +12,7 @@ MAX_CHARS = 16 * 2**20
 """Of one text. All texts that a rendering makes may have four times as many."""
 MAX_SECONDS = 5.0
 _LOOKED_EVERY = 4096
-_BUDGET = " budget"
+BUDGET = " budget"
 """Where a context keeps its budget: under no name that a template could spell."""
 
 
@@ -42,9 +42,11 @@ class Budget:
     def make(self, chars: int) -> None:
         """Before a text or list of this size is made."""
         self._chars -= chars
+        self._steps -= 1 + (chars >> 8)
         if chars > MAX_CHARS or self._chars < 0:
             raise Overrun(f"makes a text of over {MAX_CHARS} characters")
-        self.step(1 + (chars >> 8))
+        if self._steps < self._look:
+            self.step(0)
 
     def weigh(self, value: Any) -> int:
         """How large a value is, written out: every place where it holds another counts."""
@@ -65,10 +67,10 @@ class Budget:
 
 
 def budget_of(context: Context) -> Budget:
-    found: Budget = context.parent[_BUDGET]
+    found: Budget = context.parent[BUDGET]
     return found
 
 
 def with_budget(values: dict[str, Any], budget: Budget) -> dict[str, Any]:
     """The variables of one rendering."""
-    return {**values, _BUDGET: budget}
+    return {**values, BUDGET: budget}

@@ -17,7 +17,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from headgate.backends.template_budget import Overrun, budget_of
+from headgate.backends.template_budget import BUDGET, Budget, Overrun, budget_of
 from headgate.backends.template_filters import FILTERS, formatted, size
 
 _MAX_BITS = 4096
@@ -63,17 +63,22 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     @pass_context
     def emitted(self, context: Context, value: Any) -> Any:
-        budget = budget_of(context)
+        budget: Budget = context.parent[BUDGET]
         budget.make(len(value) if isinstance(value, str) else budget.weigh(value))
         return value
 
     @pass_context
-    def each(self, context: Context, values: Any) -> Any:
+    def each(self, context: Context, values: Any, steps: int) -> Any:
         """What a loop goes through, counted beforehand."""
         if not isinstance(values, Sized):
             values = list(values)
-        budget_of(context).step(len(values))
+        budget_of(context).step(len(values) * steps)
         return values
+
+    @pass_context
+    def entered(self, context: Context, steps: int) -> None:
+        """A macro with much text of its own."""
+        budget_of(context).step(steps)
 
     @pass_context
     def joined(self, context: Context, *values: Any) -> str:
@@ -111,7 +116,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call(__context, __obj, *args, **kwargs)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        budget = budget_of(context)
+        budget: Budget = context.parent[BUDGET]
+        if operator == "+" and isinstance(left, str) and isinstance(right, str):
+            budget.make(len(left) + len(right))
+            return left + right
         budget.step(1)
         if operator == "%" and isinstance(left, str):
             return formatted(context, left, right)
@@ -145,16 +153,12 @@ class Generation(Extension):
 class _Counted(NodeTransformer):
     """Leads through the environment what a template could do without end."""
 
-    def __init__(self) -> None:
-        self._repeated = 0
-
     def get_visitor(self, node: nodes.Node) -> Callable[..., Any] | None:
         visitors: dict[type[nodes.Node], Callable[..., Any]] = {
             nodes.For: self._for,
-            nodes.Macro: self._within,
-            nodes.CallBlock: self._within,
-            nodes.Block: self._within,
-            nodes.TemplateData: self._data,
+            nodes.Macro: self._macro,
+            nodes.CallBlock: self._macro,
+            nodes.Block: self._macro,
             nodes.Concat: self._concat,
             nodes.Filter: self._filter,
             nodes.List: self._literal,
@@ -164,14 +168,15 @@ class _Counted(NodeTransformer):
         return visitors.get(type(node))
 
     def _for(self, node: nodes.For) -> nodes.Node:
-        """The `iter` of a loop is an expression, though Jinja declares it a node."""
-        self._within(node)
-        node.iter = _ask("each", node.iter)
+        self.generic_visit(node)
+        node.iter = _ask("each", node.iter, nodes.Const(1 + _own_text(node)))
         return node
 
-    def _data(self, node: nodes.TemplateData) -> nodes.Node:
-        """Text is counted where it can come more than once."""
-        return nodes.MarkSafeIfAutoescape(nodes.Const(node.data)) if self._repeated else node
+    def _macro(self, node: nodes.Macro | nodes.CallBlock | nodes.Block) -> nodes.Node:
+        self.generic_visit(node)
+        if steps := _own_text(node):
+            node.body.insert(0, nodes.ExprStmt(_ask("entered", nodes.Const(steps)), lineno=node.lineno))
+        return node
 
     def _concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
@@ -191,14 +196,13 @@ class _Counted(NodeTransformer):
         target = isinstance(node, nodes.Tuple) and node.ctx != "load"
         return node if constant or target else _ask("kept", node)
 
-    def _within(self, node: nodes.Node) -> nodes.Node:
-        self._repeated += 1
-        self.generic_visit(node)
-        self._repeated -= 1
-        return node
+
+def _own_text(node: nodes.Node) -> int:
+    """In steps: how much text of the template's own there is inside, which may come any number of times."""
+    return sum(len(data.data) for data in node.find_all(nodes.TemplateData)) >> 7
 
 
 def _ask(method: str, *values: nodes.Node) -> nodes.Call:
     call = nodes.Call(nodes.EnvironmentAttribute(method), [*values], [], None, None)
-    call.set_lineno(values[0].lineno)
+    call.set_lineno(values[0].lineno or 1)
     return call
