@@ -1,10 +1,9 @@
 """A served process stops a project that spends too fast, and lets it go on when told to."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+from tests.cli.shell import Shell
 from tests.live import serving, until
 
 BOOK = 'version = "1"\n[[price]]\nmodel = "one"\neffective = 2020-01-01\ninput = 50000\noutput = 50000\n'
@@ -25,8 +24,7 @@ def test_a_project_that_spends_too_fast_is_stopped_within_seconds_and_can_be_let
     home = tmp_path / "home"
 
     def headgate(*arguments: str) -> None:
-        command = [sys.executable, "-m", "headgate.cli.main", *arguments, "--home", str(home)]
-        done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=60)
+        done = Shell(home, None).run(*arguments)
         assert done.returncode == 0, done.stderr
 
     with serving(home, CONFIG.format(book=book)) as live:
