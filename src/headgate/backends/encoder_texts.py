@@ -4,6 +4,7 @@ Special tokens written out in a text (such as `[SEP]`) are read as plain text: n
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -23,22 +24,42 @@ class _Prompts(Struct):
 
 
 class EncoderTexts:
-    """The tokenizer of one folder. Raises `ValueError` where it cannot be used."""
+    """The tokenizer of one folder, read by `load` or when it is needed first."""
 
     def __init__(self, folder: Path) -> None:
-        path = folder / "tokenizer.json"
+        self._folder = folder
+
+    def load(self) -> None:
+        """Raises `ValueError` where the folder's files cannot be used."""
+        _ = self._tokenizer, self._prefix
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        path = self._folder / "tokenizer.json"
         if not path.is_file():
             raise ValueError(f"{path} is missing: the engine needs the tokenizer in this form")
         try:
-            self._tokenizer = Tokenizer.from_str(path.read_text())
+            found = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing more exact
             raise ValueError(f"{path}: {error}") from error
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        self._tokenizer.encode_special_tokens = True
-        self._single = self._tokenizer.num_special_tokens_to_add(is_pair=False)
-        self._pair = self._tokenizer.num_special_tokens_to_add(is_pair=True)
-        self._prefix = _prefix(folder)
+        found.no_padding()
+        found.no_truncation()
+        found.encode_special_tokens = True
+        return found
+
+    @cached_property
+    def _single(self) -> int:
+        """Special tokens around a text."""
+        return self._tokenizer.num_special_tokens_to_add(is_pair=False)
+
+    @cached_property
+    def _pair(self) -> int:
+        """Special tokens around and between two."""
+        return self._tokenizer.num_special_tokens_to_add(is_pair=True)
+
+    @cached_property
+    def _prefix(self) -> str:
+        return _prefix(self._folder)
 
     def embedded(self, request: EmbeddingRequest, longest: int) -> list[Text]:
         """One for each text or list of ids, which are taken as they are. Texts are cut only where that is asked for."""
@@ -50,6 +71,8 @@ class EncoderTexts:
                 f"truncate_prompt_tokens must leave room for a token: at least {self._single + 1}.",
                 param="truncate_prompt_tokens",
             )
+        if "" in given:
+            raise BadCall("There is nothing to embed: a text is empty.", param="input", code="invalid_value")
         texts = [self._prefix + text for text in given if isinstance(text, str)]
         found = iter(self._tokenizer.encode_batch(texts, add_special_tokens=most is None))
         out = []
