@@ -107,7 +107,7 @@ class Live:
 
     def busy(self) -> dict[str, float]:
         """The gauges of work in progress that are not zero."""
-        found = {}
+        found: dict[str, float] = {}
         for line in self.get("/metrics")[1].decode().splitlines():
             name, value = line.partition("{")[0].partition(" ")[0], line.rpartition(" ")[2]
             if name in WORK_GAUGES and float(value):

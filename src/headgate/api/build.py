@@ -9,6 +9,7 @@ from headgate.api.routes import (
     chat,
     completions,
     embeddings,
+    engines,
     export,
     health,
     invoices,
@@ -65,6 +66,7 @@ ROUTES: tuple[Route, ...] = (
     *spend_stops.ROUTES,
     *kill_switches.ROUTES,
     *policies.ROUTES,
+    *engines.ROUTES,
     *audit_logs.ROUTES,
     *health.ROUTES,
 )

@@ -9,6 +9,7 @@ from headgate.api.resume import Streams
 from headgate.api.runs import Runs
 from headgate.core.call import Call
 from headgate.core.clock import Clock
+from headgate.core.hosting import EngineView, LoadSpec, Memory
 from headgate.core.ids import Ids
 from headgate.core.ports import ModelInfo
 from headgate.core.principal import Principal, Scope
@@ -60,6 +61,28 @@ class RefusedRequest(Struct, frozen=True, kw_only=True):
     client_request_id: str | None = None
 
 
+class EngineDesk(Protocol):
+    """The engines in this process's care. Raises `NotFound` for one that is not there."""
+
+    def all(self) -> list[EngineView]: ...
+
+    def get(self, name: str) -> EngineView: ...
+
+    def memory(self) -> Memory: ...
+
+    async def load(self, spec: LoadSpec, by: Actor) -> EngineView:
+        """Begins loading and returns; callers can use it when it is `ready`. Raises `BadCall` and `Conflict`."""
+
+    async def unload(self, name: str, by: Actor) -> EngineView:
+        """New calls go elsewhere at once; its process ends when those in progress have."""
+
+    async def sleep(self, name: str, by: Actor) -> EngineView:
+        """Ends its process; the next call wakes it. Raises `Conflict` where it works, or is not ready."""
+
+    async def wake(self, name: str, by: Actor) -> EngineView:
+        """Begins waking it and returns."""
+
+
 class Services(Struct, frozen=True, kw_only=True):
     """Filled by `app.build`."""
 
@@ -74,6 +97,8 @@ class Services(Struct, frozen=True, kw_only=True):
     tenancy: Tenancy
     accounts: Answers
     invoices: Invoices
+    engines: EngineDesk | None = None
+    """None where the engine is off."""
     ready: Callable[[], tuple[bool, dict[str, object]]]
     metrics: Callable[[], tuple[bytes, bytes]]
     """Body and content type."""

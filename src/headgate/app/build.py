@@ -18,7 +18,7 @@ from headgate.api.runs import Runs
 from headgate.api.services import RefusedRequest, Services
 from headgate.app.config import EMBEDDED, Config, Environment
 from headgate.app.engine_metrics import families
-from headgate.app.engines import Engines
+from headgate.app.engines import Around, Engines
 from headgate.app.fleet import Fleet
 from headgate.app.home import Home
 from headgate.app.ledger import Kit, Work, open_books
@@ -143,7 +143,8 @@ async def build(
         stack.push_async_callback(fleet.aclose)
 
         readiness = Readiness()
-        engines = Engines(config.engine, fleet, path.allow, clock, ids, log) if config.engine.enabled else None
+        around = Around(fleet, path.allow, Tenancy(keys).audit.note)
+        engines = Engines(config.engine, around, clock, ids, log) if config.engine.enabled else None
         if engines is not None:
             stack.push_async_callback(engines.aclose)
             engines.launch()
@@ -182,6 +183,7 @@ def services(parts: Parts) -> Services:
         tenancy=Tenancy(parts.keys),
         accounts=parts.accounts,
         invoices=parts.cashier,
+        engines=parts.engines,
         ready=parts.readiness,
         metrics=parts.metrics.page,
         on_bug=lambda request_id, error: _log_bug(parts.log, parts.metrics, request_id, error),

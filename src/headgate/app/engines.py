@@ -4,9 +4,10 @@ What the admin API loads lives as long as this process: what shall be there afte
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NamedTuple, Protocol
 
+from msgspec import Struct
 from msgspec.structs import asdict
 
 from headgate.app.config import EMBEDDED, EngineConfig, engine_settings
@@ -21,9 +22,10 @@ from headgate.core.ids import Ids
 from headgate.core.ports import Backend, ModelInfo
 from headgate.core.tasks import Tasks
 from headgate.engine.errors import ModelFolderError
-from headgate.engine.memory import Occupant, make_room
+from headgate.engine.memory import MEMORY_FULL, Occupant, make_room
 from headgate.telemetry import names
 from headgate.telemetry.log import Level, Log
+from headgate.tenancy.records import Actor
 
 ENGINES_MAX = 64
 NAME_MAX = 256
@@ -52,14 +54,25 @@ class Routes(Protocol):
     def publish(self) -> None: ...
 
 
-class Engines:
-    """Implements `core.hosting.EngineDesk`."""
+Note = Callable[[Actor, str, str, Struct | None], Awaitable[None]]
+"""Writes a line of the audit log: who, what, which model."""
 
-    def __init__(self, config: EngineConfig, routes: Routes, allow: Allow, clock: Clock, ids: Ids, log: Log) -> None:
+
+class Around(NamedTuple):
+    """What the engines are told to, or ask."""
+
+    routes: Routes
+    allow: Allow
+    note: Note
+
+
+class Engines:
+    """Implements `api.services.EngineDesk`."""
+
+    def __init__(self, config: EngineConfig, around: Around, clock: Clock, ids: Ids, log: Log) -> None:
         """Raises `ConfigError`."""
         self._config = config
-        self._routes = routes
-        self._allow = allow
+        self._routes, self._allow, self._note = around
         self._clock = clock
         self._ids = ids
         self._log = log
@@ -73,10 +86,10 @@ class Engines:
                 self._add(Inference(hosted, self._replica(hosted.name), clock, ids))
             except ValueError as error:
                 raise ConfigError(f"engine: the model '{hosted.name}' cannot be served: {error}") from error
-        check_room(config.memory_mib, list(self.models.values()))
+        check_room(config.memory_mib, [one for one in self.models.values() if not one.hosted.lazy])
 
     def launch(self) -> None:
-        """Offers all models and starts their processes; those for which there is no room begin asleep.
+        """Offers all models and starts their processes; those for which there is no room, and lazy ones, begin asleep.
 
         The offers are in force when the routes are published next.
         """
@@ -84,7 +97,7 @@ class Engines:
             self._offer(one)
         limit = self._config.memory_mib
         for one in sorted(self.models.values(), key=lambda one: one.hosted.keep != "always"):
-            if limit == 0 or self.memory().used_mib + one.mib <= limit:
+            if not one.hosted.lazy and (limit == 0 or self.memory().used_mib + one.mib <= limit):
                 one.holds = True
                 one.process.launch()
             else:
@@ -112,7 +125,7 @@ class Engines:
     def memory(self) -> Memory:
         return Memory(sum(one.mib for one in self.models.values() if one.holds), self._config.memory_mib)
 
-    async def load(self, spec: LoadSpec) -> EngineView:
+    async def load(self, spec: LoadSpec, by: Actor) -> EngineView:
         self._check_name(spec.name)
         folder = allowed_folder(spec.model, self._config.models_dir)
         try:
@@ -130,25 +143,29 @@ class Engines:
             self._check_name(spec.name)  # somebody else may have been faster
             self._add(one)
             await self._admit(one)
-        except HeadgateError as error:
+            await self._note(by, "engine.loaded", one.name, spec)
+        except BaseException as error:
             self._forget(one)
             await one.aclose()
-            raise Conflict(error.message, code=error.code) from error
+            if isinstance(error, Overloaded) and error.code == MEMORY_FULL:
+                raise Conflict(error.message, code=error.code) from error
+            raise
         one.process.launch()
         self._tasks.spawn(self._offer_when_ready(one), f"load {one.name}")
         self._changed(one)
         return view(one)
 
-    async def unload(self, name: str) -> EngineView:
+    async def unload(self, name: str, by: Actor) -> EngineView:
         one = self._find(name)
         if not one.leaving:
+            await self._note(by, "engine.unloaded", name, None)
             one.leaving = True
             self._withdraw(one)
             self._changed(one)
             self._tasks.spawn(self._end(one), f"unload {name}")
         return view(one)
 
-    async def sleep(self, name: str) -> EngineView:
+    async def sleep(self, name: str, by: Actor) -> EngineView:
         one = self._find(name)
         if one.state not in {"ready", "asleep"} or one.client.in_flight or one.process.busy:
             raise Conflict(
@@ -156,13 +173,16 @@ class Engines:
                 "put to sleep. Try again later, or unload it.",
                 code="engine_busy",
             )
-        async with self._room:
-            await self._put_to_sleep(one)
+        if not one.process.asleep:
+            await self._note(by, "engine.put_to_sleep", name, None)
+            async with self._room:
+                await self._put_to_sleep(one)
         return view(one)
 
-    async def wake(self, name: str) -> EngineView:
+    async def wake(self, name: str, by: Actor) -> EngineView:
         one = self._find(name)
         if one.process.asleep and not one.leaving:
+            await self._note(by, "engine.woken", name, None)
             self._tasks.spawn(_quietly(one.process.awake()), f"wake {name}")
             await asyncio.sleep(0)
         return view(one)

@@ -1,6 +1,6 @@
 """The models in this server's care, as the admin API sees them."""
 
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -57,25 +57,3 @@ class Memory(Struct, frozen=True):
 
     used_mib: int
     limit_mib: int
-
-
-class EngineDesk(Protocol):
-    """What the admin API is handed. All raise `NotFound` for a model that is not there."""
-
-    def all(self) -> list[EngineView]: ...
-
-    def get(self, name: str) -> EngineView: ...
-
-    def memory(self) -> Memory: ...
-
-    async def load(self, spec: LoadSpec) -> EngineView:
-        """Begins loading and returns; callers can use it when it is `ready`. Raises `BadCall` and `Conflict`."""
-
-    async def unload(self, name: str) -> EngineView:
-        """New calls go elsewhere at once; its process ends when those in progress have."""
-
-    async def sleep(self, name: str) -> EngineView:
-        """Ends its process now; the next call wakes it. Raises `Conflict` where it works, or does not run."""
-
-    async def wake(self, name: str) -> EngineView:
-        """Begins waking it and returns."""

@@ -19,6 +19,7 @@ MIB = 2**20
 _FLOAT_BYTES = 4
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 64 * MIB
+MEMORY_FULL = "engine_memory_full"
 RESTED_S = 1.0
 """One that was used more recently than this is not put to sleep for another: its next call may be on the way."""
 
@@ -88,6 +89,6 @@ def make_room(name: str, need: int, cap: int, awake: Sequence[Occupant]) -> list
     raise Overloaded(
         f"'{name}' needs {need} MiB and {max(free, 0)} of {cap} can be had: in use by {staying}. Raise "
         "engine.memory_mib, or unload a model.",
-        code="engine_memory_full",
+        code=MEMORY_FULL,
         retry_after=RESTED_S,
     )

@@ -10,7 +10,7 @@ from headgate.tenancy.keyring import KeyRecord
 from headgate.tenancy.keys import Keys
 from headgate.tenancy.policies import Policies
 from headgate.tenancy.projects import Accounts, Projects
-from headgate.tenancy.records import Account, Entry, Project, User
+from headgate.tenancy.records import Account, Actor, Entry, Project, User
 from headgate.tenancy.spending import Alerts, Stops
 from headgate.tenancy.store import Books, Condition, Page
 from headgate.tenancy.users import Users
@@ -31,10 +31,14 @@ class AuditFilter(Struct, frozen=True):
 
 
 class Audit:
-    """The log of every change: only ever read here; `desk` writes it."""
+    """The log of every change. Those of this room's records `desk` writes, in the transaction of the change."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+
+    async def note(self, by: Actor, kind: str, target: str, after: Struct | None = None) -> None:
+        """A line about a change that is in no table, written before it is made."""
+        await self._desk.change(by, lambda change: change.note(kind, target, None, None, after))
 
     async def page(self, page: Page, wanted: AuditFilter) -> list[Entry]:
         """Newest first. Raises `BadCall` where actors of two kinds are asked for."""
