@@ -29,7 +29,7 @@ def test_logits_agree_with_a_plain_float64_forward(name: str, tmp_path: Path) ->
         table, start = tuple(range(3, 9)), 0
         for count in cuts:
             end = start + count
-            part = Slice(0, tuple(tokens[start:end]), start, table[: -(-end // 8)], True)
+            part = Slice(0, tuple(tokens[start:end]), start, table[: -(-end // 8)], 1)
             row = runner.forward(StepPlan(0, (part,), ()))[0]
             error = np.abs(row - expected[end - 1]).max() / np.abs(expected[end - 1]).max()
             assert error < 1e-3

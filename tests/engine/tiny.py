@@ -30,28 +30,44 @@ def config(**changes: Any) -> dict[str, Any]:
     return {**CONFIG, **changes}
 
 
+def biases(shape: dict[str, Any]) -> tuple[bool, bool, bool]:
+    """Whether queries, keys and values have one, what attention gives out, and the MLP."""
+    family = shape["architectures"][0]
+    asked = bool(shape.get("attention_bias")) and family in {"LlamaForCausalLM", "Qwen3ForCausalLM"}
+    inner = bool(shape.get("mlp_bias")) and family == "LlamaForCausalLM"
+    return asked or family == "Qwen2ForCausalLM", asked, inner
+
+
 def tensors(shape: dict[str, Any], seed: int = 0, spread: float = 0.35) -> Tensors:
     rng = np.random.default_rng(seed)
     hidden, inner, heads = shape["hidden_size"], shape["intermediate_size"], shape["num_attention_heads"]
     size = shape.get("head_dim") or hidden // heads
-    kv = shape["num_key_value_heads"] * size
+    kv = (shape.get("num_key_value_heads") or heads) * size
+    qkv_bias, out_bias, mlp_bias = biases(shape)
 
     def matrix(*dims: int) -> np.ndarray[Any, Any]:
         return (rng.standard_normal(dims) * spread).astype(np.float32)
 
     out: Tensors = {"model.embed_tokens.weight": matrix(shape["vocab_size"], hidden)}
+
+    def linear(name: str, width: int, inputs: int, bias: bool) -> None:
+        out[f"{name}_proj.weight"] = matrix(width, inputs)
+        if bias:
+            out[f"{name}_proj.bias"] = matrix(width)
+
     for index in range(shape["num_hidden_layers"]):
         prefix = f"model.layers.{index}."
         out[prefix + "input_layernorm.weight"] = 1 + matrix(hidden)
         out[prefix + "post_attention_layernorm.weight"] = 1 + matrix(hidden)
         for name, width in (("q", heads * size), ("k", kv), ("v", kv)):
-            out[f"{prefix}self_attn.{name}_proj.weight"] = matrix(width, hidden)
-            if shape.get("attention_bias"):
-                out[f"{prefix}self_attn.{name}_proj.bias"] = matrix(width)
-        out[prefix + "self_attn.o_proj.weight"] = matrix(hidden, heads * size)
-        out[prefix + "mlp.gate_proj.weight"] = matrix(inner, hidden)
-        out[prefix + "mlp.up_proj.weight"] = matrix(inner, hidden)
-        out[prefix + "mlp.down_proj.weight"] = matrix(hidden, inner)
+            linear(f"{prefix}self_attn.{name}", width, hidden, qkv_bias)
+        linear(f"{prefix}self_attn.o", hidden, heads * size, out_bias)
+        if shape["architectures"][0] == "Qwen3ForCausalLM":
+            out[prefix + "self_attn.q_norm.weight"] = 1 + matrix(size)
+            out[prefix + "self_attn.k_norm.weight"] = 1 + matrix(size)
+        linear(prefix + "mlp.gate", inner, hidden, mlp_bias)
+        linear(prefix + "mlp.up", inner, hidden, mlp_bias)
+        linear(prefix + "mlp.down", hidden, inner, mlp_bias)
     out["model.norm.weight"] = 1 + matrix(hidden)
     if not shape["tie_word_embeddings"]:
         out["lm_head.weight"] = matrix(shape["vocab_size"], hidden)

@@ -5,6 +5,8 @@ tensor, then the bytes. Ranges must follow each other without gap or overlap and
 exactly the size that its shape and dtype call for; everything else is refused.
 """
 
+import contextlib
+import math
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ _ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
 }  # fmt: skip
+_FLOATS = {"BF16": "<u2", "F16": "<f2", "F32": "<f4"}
 
 
 class _Entry(Struct, frozen=True):
@@ -50,22 +53,39 @@ class TensorFile:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._entries[name].shape
 
-    def read(self, name: str) -> npt.NDArray[np.float32]:
-        """The tensor as float32: a copy, whatever the file holds. Raises `ModelFolderError` if it is no float."""
+    def nbytes(self, name: str) -> int:
+        begin, end = self._entries[name].data_offsets
+        return end - begin
+
+    def check_type(self, name: str) -> None:
+        """Raises `ModelFolderError` if the tensor cannot be read as floats."""
+        if self._entries[name].dtype not in _FLOATS:
+            raise self._false(
+                f"tensor {name!r} is {self._entries[name].dtype}; the engine reads {', '.join(_FLOATS)}: "
+                "use a folder with such weights"
+            )
+
+    def read(self, name: str, first: int = 0, end: int | None = None) -> npt.NDArray[np.float32]:
+        """Rows `first` to `end` of the tensor (all, without) as float32: a copy, whatever the file holds."""
+        self.check_type(name)
         entry = self._entries[name]
-        begin = self._data_at + entry.data_offsets[0]
-        count = (entry.data_offsets[1] - entry.data_offsets[0]) // _ITEM_BYTES[entry.dtype]
-        match entry.dtype:
-            case "F32":
-                flat = np.frombuffer(self._map, dtype="<f4", count=count, offset=begin).astype(np.float32)
-            case "F16":
-                flat = np.frombuffer(self._map, dtype="<f2", count=count, offset=begin).astype(np.float32)
-            case "BF16":  # the upper half of a float32
-                upper = np.frombuffer(self._map, dtype="<u2", count=count, offset=begin).astype(np.uint32)
-                flat = (upper << np.uint32(16)).view(np.float32)
-            case _:
-                raise self._false(f"tensor {name!r} is {entry.dtype}; the engine reads BF16, F16 and F32")
-        return flat.reshape(entry.shape)
+        rows = entry.shape[0] if entry.shape else 1
+        end = rows if end is None else end
+        shape = (end - first, *entry.shape[1:]) if entry.shape else ()
+        width = math.prod(entry.shape[1:])
+        at = self._data_at + entry.data_offsets[0] + first * width * _ITEM_BYTES[entry.dtype]
+        raw = np.frombuffer(self._map, dtype=_FLOATS[entry.dtype], count=math.prod(shape), offset=at)
+        if entry.dtype == "BF16":  # the upper half of a float32
+            upper = raw.astype(np.uint32)
+            upper <<= np.uint32(16)
+            return upper.view(np.float32).reshape(shape)
+        return raw.astype(np.float32).reshape(shape)
+
+    def close(self) -> None:
+        """Gives the mapping back. Arrays that were read stay."""
+        if isinstance(self._map, mmap.mmap):
+            with contextlib.suppress(BufferError):  # a traceback still holds a view: the last one closes it
+                self._map.close()
 
     def _read_header(self) -> dict[str, _Entry]:
         size = len(self._map)
@@ -73,7 +93,7 @@ class TensorFile:
             raise self._false("shorter than its header's length field")
         length = int.from_bytes(self._map[:8], "little")
         if length > min(size - 8, MAX_HEADER_BYTES):
-            raise self._false(f"the header claims {length} bytes; the file has {size}")
+            raise self._false(f"the header claims {length} bytes; the file has {size}: it is cut short, fetch it again")
         self._data_at = 8 + length
         try:
             raw = msgspec.json.decode(self._map[8 : self._data_at], type=dict[str, msgspec.Raw])
