@@ -25,10 +25,14 @@ _ANY = "/(?s:.*)/"
 _TEXT = f"TEXT: {_ANY}"
 _GAP = r"GAP: /\n{0,2}/"
 _GBNF = re.compile(r"^\s*[A-Za-z][\w-]*\s*::=", re.MULTILINE)
-_UNSLASHED = re.compile(r"\\.|[/\n\r]", re.DOTALL)
+_PARTS = re.compile(r"\\.|[^\\]|\\$", re.DOTALL)
+_ESCAPES = {"/": r"\/", "\n": r"\n", "\r": r"\r"}
+_DIGITS = {False: "[0-9]", True: "0-9"}
 _CANNOT = "The schema cannot be enforced: "
 _OF_SCHEMA = "failed to compile JSON schema: "
-"""What llguidance writes before its word on a schema; behind it stands the grammar's text."""
+"""What llguidance writes before its word on a schema."""
+_QUOTED = re.compile(r"\n *\d+ \| ")
+"""From here on it quotes the grammar, which is not the caller's text."""
 
 
 class Held(Struct, frozen=True):
@@ -89,15 +93,14 @@ def completion_held_to(request: CompletionRequest) -> Held | None:
 
 def blame(message: str, held: Held) -> BadCall:
     """The engine's word for why it cannot enforce the grammar, with the keyword that is probably to blame."""
-    said, found, rest = message.partition(_OF_SCHEMA)
-    if found:
-        said = rest.partition("\n")[0]
+    said = " ".join(_QUOTED.split(message.removeprefix(_CANNOT))[0].rpartition(_OF_SCHEMA)[2].split())
     for field, schema in held.schemas:
         troubles = blamed(schema, message)
         if troubles:
             where = "; or ".join(map(str, troubles))
             return BadCall(f"{field}: {where}. (The compiler says: {said})", param=held.param)
-    return BadCall(f"{held.param}: {_CANNOT * bool(found)}{said}", param=held.param)
+    cannot = _CANNOT if message.startswith(_CANNOT) else ""
+    return BadCall(f"{held.param}: {cannot}{said}", param=held.param)
 
 
 def _held(
@@ -232,5 +235,10 @@ def _json(schema: dict[str, Any], strict: bool) -> str:
 
 
 def _slashed(pattern: str) -> str:
-    """As it stands between slashes in Lark."""
-    return _UNSLASHED.sub(lambda found: {"/": "\\/", "\n": "\\n", "\r": "\\r"}.get(found[0], found[0]), pattern)
+    """As it stands between slashes in Lark. `\\d` is a digit of ASCII's: of others, not all readers know."""
+    out: list[str] = []
+    inside = False
+    for part in _PARTS.findall(pattern):
+        inside = (inside or part == "[") and part != "]"
+        out.append(_DIGITS[inside] if part == r"\d" else _ESCAPES.get(part, part))
+    return "".join(out)

@@ -78,6 +78,7 @@ _HINTS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("Properties", ("minProperties", "maxProperties"), "only what is not listed in properties can be counted"),
     ("esource", ("$ref", "$schema"), "it must point into the schema itself; write #/$defs/..."),
     ("nchor", ("$ref",), "there is no such place in the schema"),
+    ("NoExtension", ("$ref", *_SATISFIED), "no value can satisfy it"),
     ("sibling keys", ("$ref",), "a circular $ref must stand alone"),
     ("multiple", ("multipleOf",), "write one with fewer digits"),
     ("regex", ("pattern", "patternProperties", "format"), "write a simpler pattern"),

@@ -60,8 +60,12 @@ def compiled(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
     except (GbnfToLarkError, RecursionError) as error:
         raise ValueError(f"the grammar is not valid GBNF: {error}") from error
     matcher = LLMatcher(tokenizer, text, log_level=0, limits=_LIMITS)
-    if matcher.is_error():
-        raise ValueError(matcher.get_error())
+    first = matcher.deep_copy()
+    if not any(first.compute_bitmask()) and not matcher.is_error():
+        raise ValueError("no text satisfies it")
+    for one in (matcher, first):  # the first mask shows what has no end, or costs too much from the beginning
+        if one.is_error():
+            raise ValueError(one.get_error())
     return matcher
 
 
@@ -174,7 +178,7 @@ def _try(channel: socket.socket, tokenizer: LLTokenizer, text: str) -> None:
         signal.setitimer(signal.ITIMER_REAL, TRIAL_WALL_S)
         signal.setitimer(signal.ITIMER_PROF, TRIAL_S)
         try:
-            compiled(tokenizer, text).compute_bitmask()
+            compiled(tokenizer, text)
         except ValueError:
             verdict = _BAD
         size = min(max(0, _memory()[1] - before), 2**32 - 1)

@@ -43,6 +43,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"$ref": "#/$defs/gone"}, "$ref: '$ref'"),
     ({"$ref": "http://127.0.0.1:9/x"}, "$ref: '$ref'"),
     ({"$ref": "#anchor"}, "$ref: '$ref'"),
+    ({"$ref": "#"}, "$ref: '$ref'"),
     ({"properties": {"x": {"oneOf": [{"minimum": 1}, {"maximum": 9}]}}}, "properties.x.oneOf: 'oneOf'"),
     ({"required": ["a"], "additionalProperties": False, "type": "object"}, "required: 'required'"),
 ]
