@@ -149,15 +149,24 @@ class PromptMaker:
     def _encode(self, text: str) -> list[int]:
         if _FENCE_OPEN not in text:
             return self._ids(self._tokenizer, text)
-        out: list[int] = []
-        for part in text.split(_FENCE_OPEN):
-            fenced, closed, after = part.partition(_FENCE_CLOSE)
-            if closed:
-                out += self._ids(self._plain, fenced)
-            else:
-                after = fenced
-            out += self._ids(self._tokenizer, after)
+        first, *parts = text.split(_FENCE_OPEN)
+        out = self._ids(self._tokenizer, first)
+        for part in parts:
+            fenced, _, after = part.partition(_FENCE_CLOSE)
+            out += self._ids_within(self._plain, fenced) + self._ids_within(self._tokenizer, after)
         return out
+
+    def _ids_within(self, tokenizer: Tokenizer, text: str) -> list[int]:
+        """Of text that goes on: without the space that some tokenizers put before whatever they are given."""
+        if not self.vocabulary.strips_first_space or not text:
+            return self._ids(tokenizer, text)
+        ids = self._ids(tokenizer, "\n" + text)
+        head = b""
+        for count, token in enumerate(ids, 1):
+            head += self.vocabulary.raw(token)
+            if head.lstrip(b" ") == b"\n":
+                return ids[count:]
+        return self._ids(tokenizer, text)
 
     @staticmethod
     def _ids(tokenizer: Tokenizer, text: str, *, whole: bool = False) -> list[int]:
