@@ -5,8 +5,9 @@ import random
 import pytest
 
 from headgate.backends.detokenize import Vocabulary
+from headgate.backends.dialect import HERMES, LLAMA, THINKING, CallForm, Dialect, Family
 from headgate.backends.embedded_stream import ChoiceWriter, Form
-from headgate.core.events import Event, Finish, Text, ToolDelta
+from headgate.core.events import Event, Finish, Reasoning, Text, ToolDelta
 from headgate.core.ids import Ids
 from headgate.engine.plan import Score
 from headgate.engine.wire import Delta
@@ -107,3 +108,84 @@ def test_a_token_that_a_stop_text_cuts_has_its_logprob_too() -> None:
     assert text(out) == "the weat"
     noted = [one for event in out if isinstance(event, Text) for one in event.logprobs or ()]
     assert [one.logprob for one in noted] == [score.logprob for score in scores]
+
+
+def thinking(family: Family = "hermes", calls: CallForm = HERMES) -> Dialect:
+    return Dialect(family, calls, THINKING[0])
+
+
+THOUGHT = "<think>\nIt is warm. Or is it?\n</think>\n\n"
+
+
+@pytest.mark.parametrize("merge", [1, 3, 1000])
+@pytest.mark.parametrize("opened", [True, False])
+def test_reasoning_comes_apart_and_is_counted(merge: int, opened: bool) -> None:
+    made = folders.tokenizer()
+    given = THOUGHT.removeprefix("<think>") if opened else THOUGHT
+    form = Form(dialect=thinking(), thinking="open" if opened else "may", stops=["warm"])
+    out, writer = write(given + "It is fine.", form, merge=merge, finish="length")
+    thought = "".join(event.text for event in out if isinstance(event, Reasoning))
+    assert thought == "It is warm. Or is it?"  # what would stop the answer does not stop the reasoning
+    assert text(out) == "It is fine."
+    counted = len(made.encode(given, add_special_tokens=False).ids)
+    assert counted - 2 <= writer.reasoning <= counted
+    assert writer.reasoning < writer.tokens
+    assert reason(out) == "length"
+
+
+def test_the_answer_behind_the_reasoning_is_stopped_and_has_the_logprobs() -> None:
+    made = folders.tokenizer()
+    ids = made.encode(THOUGHT + "It is warm.", add_special_tokens=False).ids
+    form = Form(dialect=thinking(), thinking="may", stops=["warm"])
+    writer = ChoiceWriter(0, form, Vocabulary(made), Ids(CLOCK, random.Random(0)).new)
+    out = writer.write(Delta(0, 0, ids, [Score(-1.0) for _ in ids]))
+    assert text(out) == "It is "
+    assert reason(out) == "stop"
+    noted = [one for event in out if isinstance(event, Text) for one in event.logprobs or ()]
+    assert bytes(byte for one in noted for byte in one.bytes).decode().startswith("It is ")
+    assert len(noted) < len(ids) - writer.reasoning
+
+
+def test_reasoning_can_be_left_out_and_counts_all_the_same() -> None:
+    form = Form(dialect=thinking(), thinking="may", show_reasoning=False)
+    out, writer = write(THOUGHT + "fine", form)
+    assert not any(isinstance(event, Reasoning) for event in out)
+    assert text(out) == "fine"
+    assert writer.reasoning > 0
+
+
+def test_reasoning_that_never_ends_is_all_there_is() -> None:
+    out, writer = write("still thinking </thi", Form(dialect=thinking(), thinking="open"), finish="length")
+    assert [event.text for event in out if isinstance(event, Text)] == []
+    assert "".join(event.text for event in out if isinstance(event, Reasoning)) == "still thinking </thi"
+    assert writer.reasoning == writer.tokens
+
+
+@pytest.mark.parametrize("merge", [1, 1000])
+def test_a_call_behind_the_reasoning_is_found_in_the_models_own_form(merge: int) -> None:
+    given = THOUGHT + '{"name": "f", "parameters": {"x": 1}}; {"name": "g", "parameters": {}}'
+    form = Form(
+        dialect=thinking("llama", LLAMA), thinking="may", tools=frozenset({"f", "g"}), ends=frozenset({end_token()})
+    )
+    out, _ = write(given, form, merge=merge)
+    assert [event.name for event in out if isinstance(event, ToolDelta) and event.name] == ["f", "g"]
+    assert "".join(event.arguments for event in out if isinstance(event, ToolDelta)) == '{"x": 1}{}'
+    assert reason(out) == "tool_calls"
+    assert text(out) == ""
+
+
+def end_token() -> int:
+    return folders.tokenizer().get_vocab()["<|im_end|>"]
+
+
+def test_a_marker_that_is_a_special_token_is_read_only_where_it_is_looked_for() -> None:
+    made = folders.tokenizer()
+    made.add_special_tokens(["<think>", "</think>"])
+    ids = made.encode("<think>a</think>b", add_special_tokens=False).ids
+    tokens = {marker: made.get_vocab()[marker] for marker in ("<think>", "</think>")}
+    for state, expected in (("may", "b"), ("none", "ab")):
+        form = Form(
+            dialect=Dialect("hermes", HERMES, THINKING[0], tokens), thinking="may" if state == "may" else "none"
+        )
+        writer = ChoiceWriter(0, form, Vocabulary(made), Ids(CLOCK, random.Random(0)).new)
+        assert text(writer.write(Delta(0, 0, ids, None, "length"))) == expected

@@ -137,6 +137,7 @@ class EmbeddedBackend:
             ends=frozenset(self.engine.eos_ids),
             dialect=self._prompts.dialect,
             thinking=prompt.thinking,
+            show_reasoning=request.include_reasoning is not False,
         )
         held = held_to(request, prompt, self._prompts.dialect)
         return await self._answer(call, request, [prompt], form, held)
