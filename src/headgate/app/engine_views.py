@@ -15,6 +15,7 @@ def view(one: Inference) -> EngineView:
         id=one.name,
         model=hosted.model,
         state=one.state,
+        pid=process.pid,
         keep=hosted.keep,
         origin=hosted.origin,
         memory_mib=one.mib,

@@ -25,6 +25,8 @@ class EngineView(Struct, frozen=True, kw_only=True):
     model: str
     """As it was asked for: a folder, `bundled` or `package:NAME`."""
     state: EngineState
+    pid: int | None
+    """Of its process, while there is one."""
     keep: Keep
     origin: Literal["settings", "api"]
     memory_mib: int
