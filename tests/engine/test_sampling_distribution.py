@@ -49,22 +49,22 @@ def check(setting: Setting, draws: int, rows: int) -> None:
     assert statistic < border(freedom, CHANCE / len(GRID)), (setting, statistic, freedom)
 
 
-@pytest.mark.parametrize("setting", SLICE)
+@pytest.mark.parametrize("setting", SLICE, ids=str)
 def test_draws_follow_the_exact_distribution(setting: Setting) -> None:
     check(setting, draws=20_000, rows=100)
     check(setting, draws=3_000, rows=1)
 
 
 @pytest.mark.prove
-def test_a_hundred_thousand_draws_follow_it_in_every_setting() -> None:
-    for setting in GRID:
-        check(setting, draws=100_000, rows=100)
+@pytest.mark.parametrize("setting", GRID, ids=str)
+def test_a_hundred_thousand_draws_follow_it_in_every_setting(setting: Setting) -> None:
+    check(setting, draws=100_000, rows=100)
 
 
 @pytest.mark.prove
-def test_a_hundred_thousand_single_draws_follow_it() -> None:
-    for setting in SLICE:
-        check(setting, draws=100_000, rows=1)
+@pytest.mark.parametrize("setting", SLICE, ids=str)
+def test_a_hundred_thousand_single_draws_follow_it(setting: Setting) -> None:
+    check(setting, draws=100_000, rows=1)
 
 
 def test_the_test_finds_a_distribution_that_is_a_little_off() -> None:

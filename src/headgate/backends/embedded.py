@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from headgate.backends.embedded_grammar import Held, blame, completion_held_to, held_to
-from headgate.backends.embedded_params import choices, max_tokens, sampling_params, stops
+from headgate.backends.embedded_params import choices, ends, max_tokens, sampling_params, stops
 from headgate.backends.embedded_prompt import Prompt, PromptMaker, forced_tools
 from headgate.backends.embedded_stream import ChoiceWriter, Form, answer_events
 from headgate.backends.prefill import prefilled
@@ -134,7 +134,7 @@ class EmbeddedBackend:
             tools=tools,
             parallel_tools=request.parallel_tool_calls is not False and not isinstance(request.tool_choice, NamedTool),
             begun=prompt.begun,
-            ends=frozenset(self.engine.eos_ids),
+            ends=ends(request, self.engine.eos_ids),
             dialect=self._prompts.dialect,
             thinking=prompt.thinking,
             show_reasoning=request.include_reasoning is not False,
@@ -157,7 +157,7 @@ class EmbeddedBackend:
         echo: list[str] = []
         if request.echo:
             echo = [self._prompts.text(prompt.ids) for prompt in prompts for _ in range(request.n or 1)]
-        form = Form(stops=stops(request), echo=echo, ends=frozenset(self.engine.eos_ids))
+        form = Form(stops=stops(request), echo=echo, ends=ends(request, self.engine.eos_ids))
         return await self._answer(call, request, prompts, form, completion_held_to(request))
 
     async def _answer(

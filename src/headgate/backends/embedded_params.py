@@ -11,6 +11,8 @@ from headgate.engine.limits import Limits
 from headgate.engine.plan import SamplingParams
 
 MAX_CHOICES = 128
+MAX_BIASES = 1024
+"""Tokens with a bias of their own: all are looked up for every token drawn."""
 MAX_STOP_CHARS = 1024
 """Of one stop text: what may be its beginning is compared, and held back, at every token."""
 
@@ -29,22 +31,32 @@ def sampling_params(
     vocabulary: int,
 ) -> SamplingParams:
     """Raises `BadCall` naming the field. A call without a seed draws from its own id."""
-    temperature = _first(request.temperature, defaults.temperature if defaults.do_sample else 0.0, 1.0)
+    own = defaults.temperature if defaults.do_sample else 0.0
+    extra = tuple(request.stop_token_ids or ())
+    if any(token >= vocabulary for token in extra):
+        raise BadCall(f"stop_token_ids: token ids are 0 to {vocabulary - 1}.", param="stop_token_ids")
+    ignored = bool(request.ignore_eos)
     return SamplingParams(
-        temperature=temperature,
-        top_k=max(0, int(_first(request.top_k, defaults.top_k, 0))),
-        top_p=_first(request.top_p, defaults.top_p, 1.0),
-        min_p=_first(request.min_p, defaults.min_p, 0.0),
+        temperature=_first(request.temperature, _within(own, 0.0, 2.0), 1.0),
+        top_k=min(max(0, int(_first(request.top_k, _within(defaults.top_k, -1, vocabulary), 0))), vocabulary),
+        top_p=_first(request.top_p, _within(defaults.top_p, 0.0, 1.0), 1.0),
+        min_p=_first(request.min_p, _within(defaults.min_p, 0.0, 1.0), 0.0),
         presence_penalty=request.presence_penalty or 0.0,
         frequency_penalty=request.frequency_penalty or 0.0,
-        repetition_penalty=_first(request.repetition_penalty, defaults.repetition_penalty, 1.0),
+        repetition_penalty=_first(request.repetition_penalty, _within(defaults.repetition_penalty, 0.01, 10.0), 1.0),
         logit_bias=_logit_bias(request, vocabulary),
         seed=_seed(call_id) if request.seed is None else request.seed,
+        seeded=request.seed is not None,
         logprobs=_logprobs(request),
-        stop_ids=eos_ids,
-        ignore_eos=request.ignore_eos or False,
+        stop_ids=extra if ignored and extra else tuple(dict.fromkeys((*eos_ids, *extra))),
+        ignore_eos=ignored and not extra,
         min_tokens=request.min_tokens or 0,
     )
+
+
+def ends(request: Sampling, eos_ids: tuple[int, ...]) -> frozenset[int]:
+    """Tokens that, where they end an answer, are no part of it."""
+    return frozenset((*eos_ids, *(request.stop_token_ids or ())))
 
 
 def stops(request: _HasStop) -> list[str]:
@@ -76,6 +88,13 @@ def max_tokens(call: Call, defaults: GenerationDefaults, limits: Limits, prompt:
             code="context_length_exceeded",
             param=param,
         )
+    most = room if asked is None else asked
+    if request.min_tokens is not None and request.min_tokens > most:
+        raise BadCall(
+            f"min_tokens is {request.min_tokens}, but {most} tokens may be generated. "
+            f"Lower it{'' if asked is None else ', or raise max_tokens'}.",
+            param="min_tokens",
+        )
     if asked is None:
         usual = defaults.max_new_tokens if isinstance(request, ChatRequest) else COMPLETION_TOKENS
         return min(room, usual or room, call.output_cap or room)
@@ -101,6 +120,11 @@ def _first(*values: float | None) -> float:
     return next(value for value in values if value is not None)
 
 
+def _within(value: float | None, low: float, high: float) -> float | None:
+    """A model's own default, unless it makes no sense (nor does NaN)."""
+    return value if value is not None and low <= value <= high else None
+
+
 def _logprobs(request: ChatRequest | CompletionRequest) -> int | None:
     if isinstance(request, CompletionRequest):
         return request.logprobs
@@ -113,6 +137,8 @@ def _logprobs(request: ChatRequest | CompletionRequest) -> int | None:
 
 def _logit_bias(request: Sampling, vocabulary: int) -> dict[int, float]:
     out: dict[int, float] = {}
+    if request.logit_bias is not None and len(request.logit_bias) > MAX_BIASES:
+        raise BadCall(f"logit_bias may name {MAX_BIASES} tokens at most.", param="logit_bias")
     for key, bias in (request.logit_bias or {}).items():
         if not (key.isascii() and key.isdigit()) or len(key) > 9 or int(key) >= vocabulary:
             raise BadCall(

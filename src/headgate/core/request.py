@@ -12,6 +12,7 @@ Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
 Count = Annotated[int, Meta(ge=1, le=128)]
 Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Stop = str | Annotated[list[str], Meta(max_length=16)] | None
@@ -105,6 +106,8 @@ class Sampling(Struct, frozen=True, kw_only=True):
     n: Count | None = None
     max_tokens: Tokens | None = None
     stop: Stop = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=128)] | None = None
+    """vLLM's: tokens that end the answer besides the model's own, and are no part of it."""
     seed: Seed | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
