@@ -114,7 +114,11 @@ def headgate(
     command = [sys.executable, *under, "-m", "headgate.cli.main", "serve", "--port", "0"]
     command += ["--home", str(folder), "--config", str(config)]
     process = start(command, GATEWAY_CORE, log, {"HEADGATE_BOOTSTRAP_KEY": KEY})
-    subject = Subject(name, 0, process, _version())
+    return await_ready(Subject(name, 0, process, _version()), log)
+
+
+def await_ready(subject: Subject, log: Path) -> Subject:
+    """When `headgate serve`, which logs to `log`, can be called. Raises `RuntimeError` where it does not come up."""
 
     def ready() -> bool:
         for line in log.read_text().splitlines():
