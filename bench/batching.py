@@ -16,6 +16,7 @@ other libraries does; `dropping` is a kinder kind that stops computing rows that
 
 import argparse
 import json
+import os
 import random
 import statistics
 import sys
@@ -172,6 +173,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=BUNDLED, help="a Hugging Face folder")
     parser.add_argument("--json", type=Path, help="write rows and facts there")
     arguments = parser.parse_args()
+    if "OPENBLAS_NUM_THREADS" not in os.environ:  # as the engine's process has it; NumPy reads it while it is loaded
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "OPENBLAS_NUM_THREADS": "1"})
     count, talks, turns, seconds = (32, 4, 3, 2.0) if arguments.quick else (128, 12, 8, 12.0)
     rows: dict[str, list[Row]] = {"batching": [], "prefixes": [], "gaps": []}
     for seed in range(1 if arguments.quick else arguments.rounds):

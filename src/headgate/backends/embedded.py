@@ -131,6 +131,7 @@ class EmbeddedBackend:
             tools = frozenset(tool.function.name for tool in offered if tool.function is not None)
         form = Form(
             stops=stops(request),
+            choices=request.n or 1,
             tools=tools,
             parallel_tools=request.parallel_tool_calls is not False and not isinstance(request.tool_choice, NamedTool),
             begun=prompt.begun,
@@ -157,7 +158,7 @@ class EmbeddedBackend:
         echo: list[str] = []
         if request.echo:
             echo = [self._prompts.text(prompt.ids) for prompt in prompts for _ in range(request.n or 1)]
-        form = Form(stops=stops(request), echo=echo, ends=ends(request, self.engine.eos_ids))
+        form = Form(stops=stops(request), choices=request.n or 1, echo=echo, ends=ends(request, self.engine.eos_ids))
         return await self._answer(call, request, prompts, form, completion_held_to(request))
 
     async def _answer(

@@ -28,6 +28,8 @@ class Form(Struct, frozen=True):
     tools: frozenset[str] | None = None
     """Names of the tools on offer; None: tool calls are not looked for."""
     parallel_tools: bool = True
+    choices: int = 1
+    """Answers to each prompt."""
     begun: str = ""
     """The beginning of a tool call that was written for the model."""
     echo: Sequence[str] = ()
@@ -185,6 +187,7 @@ async def answer_events(
     generation: Generation, writers: Sequence[ChoiceWriter], form: Form, progress: Progress
 ) -> AsyncIterator[Event | bytes]:
     """The stream of an answer: choices interleaved, a `Finish` for each, `Usage` last. Closing it stops the engine."""
+    cached = 0
     try:
         for index, text in enumerate(form.echo):
             if text:
@@ -193,12 +196,14 @@ async def answer_events(
             writer = writers[delta.choice]
             before = writer.tokens
             events = writer.write(delta)
+            if delta.cached_tokens and delta.choice % form.choices == 0:  # the others share its prompt
+                cached += delta.cached_tokens
             progress.output_tokens += writer.tokens - before
             if writer.done:
                 generation.cancel(delta.choice)
             for event in events:
                 yield event
         reasoning = sum(writer.reasoning for writer in writers)
-        yield Usage(input=progress.input_tokens, output=progress.output_tokens, reasoning=reasoning)
+        yield Usage(input=progress.input_tokens, cached=cached, output=progress.output_tokens, reasoning=reasoning)
     finally:
         generation.close()

@@ -99,4 +99,4 @@ def _merged(first: Delta, second: Delta) -> Delta:
     scores = None
     if first.scores is not None and second.scores is not None:
         scores = first.scores + second.scores
-    return Delta(first.request, first.choice, first.tokens + second.tokens, scores, second.finish)
+    return Delta(first.request, first.choice, first.tokens + second.tokens, scores, second.finish, first.cached_tokens)
