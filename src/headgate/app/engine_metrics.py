@@ -6,6 +6,7 @@ from typing import Literal
 from headgate.app.inference import Inference
 from headgate.core.hosting import EngineState, Memory
 from headgate.engine.client import EngineClient
+from headgate.engine.encoding.client import EncoderClient
 from headgate.engine.metrics import BOUNDS, EngineStats
 from headgate.telemetry import names
 from headgate.telemetry.families import Buckets, Family, Spread
@@ -61,6 +62,7 @@ def families(models: Sequence[Inference], memory: Memory) -> Iterable[Family | S
             for one in models for state in ("awake", "weights_offloaded", "discard_all")
         ],
     )  # fmt: skip
+    yield from _encoders([(one, one.client) for one in models if isinstance(one.client, EncoderClient)])
     writers = [(one, one.client) for one in models if isinstance(one.client, EngineClient)]
     read = [(_labels(one), client.stats) for one, client in writers]
     for name, about, value in _GAUGES:
@@ -78,6 +80,30 @@ def families(models: Sequence[Inference], memory: Memory) -> Iterable[Family | S
         [({**_model(one), "part": part}, of(c.stats)) for one, c in writers for part, of in _PARTS.items()],
     )  # fmt: skip
     yield from _timed(writers)
+
+
+def _encoders(readers: Sequence[tuple[Inference, EncoderClient]]) -> Iterable[Family]:
+    read = [(_model(one), client.stats) for one, client in readers]
+    yield Family(
+        names.ENCODER_WAITING, "Texts waiting to be computed.", "gauge", [(labels, s.waiting) for labels, s in read]
+    )
+    yield Family(
+        names.ENCODER_TEXTS + "_total", "Texts, by where their numbers came from.", "counter",
+        [
+            ({**labels, "source": source}, count)
+            for labels, s in read for source, count in (("computed", s.texts - s.hits), ("cache", s.hits))
+        ],
+    )  # fmt: skip
+    yield Family(
+        names.ENCODER_TOKENS + "_total", "Tokens computed.", "counter", [(labels, s.tokens) for labels, s in read]
+    )
+    yield Family(
+        names.ENCODER_SECONDS + "_total", "Time spent, by part.", "counter",
+        [
+            ({**labels, "part": part}, took)
+            for labels, s in read for part, took in (("forward", s.forward_s), ("held", s.held_s))
+        ],
+    )  # fmt: skip
 
 
 def _timed(writers: Sequence[tuple[Inference, EngineClient]]) -> Iterable[Family | Spread]:

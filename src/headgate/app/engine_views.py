@@ -54,7 +54,7 @@ def shown(progress: Loading | None) -> str:
 def check_room(cap: int, models: Sequence[Inference]) -> None:
     """What can never be in force is said before the start. Raises `ConfigError`."""
     staying = [one for one in models if one.hosted.keep == "always"]
-    for some in (staying, *([one] for one in models)):
+    for some in (staying, *([one] for one in models if not one.hosted.lazy)):
         if cap and sum(one.mib for one in some) > cap:
             sizes = ", ".join(f"'{one.name}' {one.mib}" for one in some)
             raise ConfigError(f"engine.memory_mib: {cap} MiB do not hold {sizes}. Raise it, or leave models out.")

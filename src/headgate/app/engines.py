@@ -106,9 +106,9 @@ class Engines:
 
     def ready(self) -> tuple[bool, Any]:
         """At the start every model of the settings must have been ready; later one that is suffices, asleep or not."""
-        asked = [one for one in self.models.values() if one.hosted.origin == "settings"]
-        begun = all(one.begun for one in asked)
-        alive = not asked or any(one.process.state in {"ready", "asleep"} for one in self.models.values())
+        wanted = [one for one in self.models.values() if not one.hosted.lazy]
+        begun = all(one.begun for one in wanted if one.hosted.origin == "settings")
+        alive = not wanted or any(one.process.state in {"ready", "asleep"} for one in wanted)
         return begun and alive, {name: standing(one) for name, one in self.models.items()}
 
     def progress(self) -> str:

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from headgate.core.errors import Overloaded
 from headgate.engine.errors import ModelFolderError
@@ -17,11 +17,19 @@ PROCESS_MIB = 80
 """Python, NumPy and what one step needs, for small models; measured."""
 MIB = 2**20
 _FLOAT_BYTES = 4
+_MOST_ITEMS = 2**50
+"""More than any file has, whatever its header says."""
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 64 * MIB
 MEMORY_FULL = "engine_memory_full"
 RESTED_S = 1.0
 """One that was used more recently than this is not put to sleep for another: its next call may be on the way."""
+
+
+class _Tensor(Struct):
+    """An entry of a header; the one of metadata has no shape."""
+
+    shape: list[Annotated[int, Meta(ge=0)]] | None = None
 
 
 def footprint_mib(folder: Path, settings: EngineSettings) -> int:
@@ -33,7 +41,7 @@ def footprint_mib(folder: Path, settings: EngineSettings) -> int:
     if not files:
         raise ModelFolderError(f"{folder}: has no *.safetensors file")
     weights = sum(map(_weights_bytes, files))
-    return PROCESS_MIB + math.ceil((weights + _kv_bytes(folder, settings)) / MIB)
+    return PROCESS_MIB + -(-(weights + _kv_bytes(folder, settings)) // MIB)
 
 
 def _weights_bytes(file: Path) -> int:
@@ -42,11 +50,11 @@ def _weights_bytes(file: Path) -> int:
             length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
             if length > _MAX_HEADER_BYTES:
                 raise ModelFolderError(f"{file}: its header claims {length} bytes")
-            header = msgspec.json.decode(opened.read(length), type=dict[str, dict[str, Any]])
-        sizes = [math.prod(entry["shape"]) * _FLOAT_BYTES for name, entry in header.items() if name != "__metadata__"]
-    except (OSError, msgspec.DecodeError, KeyError, TypeError, RecursionError) as error:
+            header = msgspec.json.decode(opened.read(length), type=dict[str, _Tensor])
+    except (OSError, msgspec.DecodeError, RecursionError) as error:
         raise ModelFolderError(f"{file}: its header cannot be read: {error}") from error
-    return sum(sizes)
+    items = sum(math.prod(tensor.shape) for tensor in header.values() if tensor.shape is not None)
+    return min(items, _MOST_ITEMS) * _FLOAT_BYTES
 
 
 def _kv_bytes(folder: Path, settings: EngineSettings) -> int:
