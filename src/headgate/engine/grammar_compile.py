@@ -15,7 +15,9 @@ import struct
 import warnings
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -85,6 +87,9 @@ class Trials:
 
     def __init__(self, tokenizer: LLTokenizer) -> None:
         self._tokenizer = tokenizer
+        self._lock = Lock()
+        """Between a thread that tries and the one that closes."""
+        self._closed = False
         self._socket: socket.socket | None = None
         self._end: Callable[[], object] = lambda: None
         self._begin()
@@ -92,26 +97,25 @@ class Trials:
     def tried(self, grammar: str) -> Verdict:
         """Raises `Overloaded` where the system has no room to try it."""
         try:
-            if self._socket is None:
-                self._begin()
-            return self._asked(grammar.encode())
+            with self._lock:
+                if self._socket is None and not self._closed:
+                    self._begin()
+                channel = self._socket
+            return _asked(channel, grammar.encode())
         except OSError as error:  # its process was killed, or could not be started
-            self.close()
+            with self._lock:
+                self._drop()
             raise Overloaded("The engine has no room to check the schema.", retry_after=1.0) from error
 
     def close(self) -> None:
-        """Ends the process; idempotent."""
+        """Ends the process, also while it tries something; idempotent."""
+        with self._lock:
+            self._closed = True
+            self._drop()
+
+    def _drop(self) -> None:
         self._socket = None
         self._end()
-
-    def _asked(self, text: bytes) -> Verdict:
-        if self._socket is None:
-            raise OSError("the process is closed")
-        self._socket.sendall(_HEAD.pack(0, len(text)) + text)
-        verdict, size = _HEAD.unpack(_exactly(self._socket, _HEAD.size))
-        if verdict == _NO_ROOM:
-            raise OSError("no room for a process")
-        return Verdict(verdict != _ENDED, size)
 
     def _begin(self) -> None:
         ours, theirs = socket.socketpair()
@@ -129,7 +133,19 @@ class Trials:
         self._end = weakref.finalize(self, _reap, ours, pid)
 
 
+def _asked(channel: socket.socket | None, text: bytes) -> Verdict:
+    if channel is None:
+        raise OSError("the process is closed")
+    channel.sendall(_HEAD.pack(0, len(text)) + text)
+    verdict, size = _HEAD.unpack(_exactly(channel, _HEAD.size))
+    if verdict == _NO_ROOM:
+        raise OSError("no room for a process")
+    return Verdict(verdict != _ENDED, size)
+
+
 def _reap(channel: socket.socket, pid: int) -> None:
+    with suppress(OSError):
+        channel.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits for its answer
     channel.close()
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)

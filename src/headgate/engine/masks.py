@@ -1,7 +1,8 @@
-"""Masks of one step, computed in a thread beside the forward pass.
+"""Masks of one step: beside the forward pass where that pays, else after it.
 
-Most of a mask is computed without the lock of the interpreter (`grammar.py`), so the two overlap as far as there are
-processors. A step's masks are all there before what was drawn is consumed: no constraint is used twice at once.
+Most of a mask is computed without the lock of the interpreter (`grammar.py`), so a thread and the forward pass overlap
+as far as there are processors. But handing over costs more than the masks of a small vocabulary do: those are computed
+by the caller. A step's masks are all there before what was drawn is consumed: no constraint is used twice at once.
 """
 
 from collections.abc import Sequence
@@ -12,39 +13,49 @@ from headgate.engine.plan import Constraint, Masks
 Rows = tuple[bytes, ...] | None
 Wanted = tuple[Constraint, tuple[int, ...]] | None
 """What a sample is held to, with the tokens of its draft that fit; None where it is free."""
+LARGE_BYTES = 4096
+"""Masks from this size on, of 32,768 tokens, are computed in a thread."""
 
 
 class Handle:
     """Masks on their way."""
 
-    def __init__(self, wanted: Sequence[Wanted], parts: Sequence[tuple[list[int], "Future[list[Rows]]"]]) -> None:
-        self._count = len(wanted)
+    def __init__(self, work: "MaskWork", wanted: Sequence[Wanted], parts: Sequence["Future[list[Rows]]"]) -> None:
+        self._work = work
+        self._wanted = wanted
         self._parts = parts
 
     def result(self) -> Masks:
-        """Waits for them; in the order of what was wanted. To be called once, before anything is consumed."""
-        masks: list[Rows] = [None] * self._count
-        for places, part in self._parts:
-            for place, rows in zip(places, part.result(), strict=True):
-                masks[place] = rows
+        """In the order of what was wanted. To be called once, before anything is consumed."""
+        if not self._parts:
+            masks = _computed(self._wanted)
+        else:
+            masks = [None] * len(self._wanted)
+            for first, part in enumerate(self._parts):
+                masks[first :: len(self._parts)] = part.result()
+        self._work.learn(masks)
         return tuple(masks)
 
 
 class MaskWork:
-    """A few threads that compute masks."""
+    """A few threads that compute masks. Until one is known, they are taken for small."""
 
     def __init__(self, threads: int = 1) -> None:
         self._count = threads
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="masks")
+        self._large = False
 
     def start(self, wanted: Sequence[Wanted]) -> Handle:
         """Begins; what is free costs nothing."""
-        held = [place for place, one in enumerate(wanted) if one is not None]
-        parts: list[tuple[list[int], Future[list[Rows]]]] = []
-        for first in range(min(self._count, len(held))):
-            places = held[first :: self._count]
-            parts.append((places, self._threads.submit(_computed, [wanted[place] for place in places])))
-        return Handle(wanted, parts)
+        parts: list[Future[list[Rows]]] = []
+        if self._large:
+            count = min(self._count, len(wanted))
+            parts = [self._threads.submit(_computed, wanted[first::count]) for first in range(count)]
+        return Handle(self, wanted, parts)
+
+    def learn(self, masks: Sequence[Rows]) -> None:
+        """Called by handles."""
+        self._large = self._large or any(rows is not None and len(rows[0]) >= LARGE_BYTES for rows in masks)
 
     def close(self) -> None:
         self._threads.shutdown()
