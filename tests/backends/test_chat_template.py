@@ -210,7 +210,20 @@ WITHOUT_END = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", WITHOUT_END)
+SLOW = {
+    "a tree of macros",
+    "much text of a macro",
+    "nested by dict",
+    "nested arguments",
+    "nested dicts",
+    "large filters",
+}
+"""These take a second or more until they are stopped."""
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.prove if kind in SLOW else ()) for kind in WITHOUT_END]
+)
 def test_templates_cannot_run_or_grow_without_end(kind: str) -> None:
     source = "{% if messages[0].content == 'run' %}" + WITHOUT_END[kind] + "{% endif %}ok"
     template = ChatTemplate(source, CLOCK)
@@ -228,6 +241,7 @@ def test_a_long_conversation_is_far_from_the_bounds() -> None:
     source = (
         "{% macro turn(role, text) %}<|{{ role }}|>{{ text | trim }}\n{% endmacro %}"
         "{% set ns = namespace(count=0) %}{% for m in messages %}{% set ns.count = ns.count + 1 %}"
+        "{% if (messages | length) - 1 == loop.index0 and messages[-1] is mapping %}{% endif %}"
         "{% if m.role == 'user' and m.content is string %}{{ turn(m.role, m.content) }}"
         "{% else %}{{ '<|' ~ m.role ~ '|>' + m.content }}{% endif %}{% endfor %}{{ ns.count }}"
     )

@@ -9,7 +9,7 @@ from headgate.core.clock import Clock
 MAX_STEPS = 1_500_000
 """A conversation of twenty thousand messages takes about half of them."""
 MAX_CHARS = 16 * 2**20
-"""Of one text. All texts that a rendering makes may have four times as many."""
+"""Of one text. All texts that a rendering makes may have sixteen times as many."""
 MAX_SECONDS = 5.0
 _LOOKED_EVERY = 4096
 BUDGET = " budget"
@@ -26,7 +26,7 @@ class Budget:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._steps = MAX_STEPS
-        self._chars = 4 * MAX_CHARS
+        self._chars = 16 * MAX_CHARS
         self._look = MAX_STEPS - _LOOKED_EVERY
         self._end = clock.monotonic() + MAX_SECONDS
 

@@ -14,6 +14,8 @@ from jinja2.runtime import Context
 from headgate.backends.template_budget import Overrun, budget_of
 
 MAX_WIDTH = 16
+AT_ONCE = frozenset({"attr", "count", "d", "default", "first", "last", "length"})
+"""Filters that take no longer for large values: templates ask for the number of messages at every message."""
 _WIDE = re.compile(r"%[^%a-zA-Z]*(?:\d{3}|\*)")
 _PLAIN = """
     abs attr capitalize count d default dictsort e escape first float forceescape groupby int items last length list

@@ -13,12 +13,12 @@ import jinja2
 from jinja2 import nodes, pass_context
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.runtime import Context
+from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from headgate.backends.template_budget import BUDGET, Budget, Overrun, budget_of
-from headgate.backends.template_filters import FILTERS, formatted, size
+from headgate.backends.template_filters import AT_ONCE, FILTERS, formatted, size
 
 _MAX_BITS = 4096
 """Of a number: products and powers could go on without end."""
@@ -104,11 +104,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 any name may be given
         budget = budget_of(__context)
         budget.step(4)  # a macro costs that much more than a turn of a loop
-        for value in args:
-            budget.weigh(value)
-        for name, value in kwargs.items():
-            if name not in _HIDDEN:
+        plain = isinstance(__obj, Macro) and not (__obj.catch_varargs or __obj.catch_kwargs)
+        if not plain:  # what only names its arguments makes nothing of them
+            for value in args:
                 budget.weigh(value)
+            for name, value in kwargs.items():
+                if name not in _HIDDEN:
+                    budget.weigh(value)
         text = getattr(__obj, "__self__", None)
         if isinstance(text, str):
             name = __obj.__name__
@@ -184,7 +186,7 @@ class _Counted(NodeTransformer):
 
     def _filter(self, node: nodes.Filter) -> nodes.Node:
         self.generic_visit(node)
-        if node.node is not None:
+        if node.node is not None and node.name not in AT_ONCE:
             node.node = _ask("kept", node.node)
         return node
 
