@@ -160,7 +160,7 @@ class EngineProcess:
             return "asleep"
         if self.ready:
             return "ready"
-        return "restarting" if self.trouble else "loading"
+        return "restarting" if self.trouble and not self._waking.under_way else "loading"
 
     @property
     def asleep(self) -> bool:
