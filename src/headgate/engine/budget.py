@@ -10,6 +10,12 @@ STRETCH = 1.8
 """A step may last so many times as long as one without prompts, or `step_s` where that is longer."""
 SMALLEST_CHUNK = 4
 """So many tokens of prompts are computed beside streams in any case: waiting prompts always get on."""
+APART = 0.25
+"""Steps tell what a token costs where the variance of their tokens is this part of the mean squared, or more: what is
+nearly alike differs by chance."""
+SLOWER = 0.7
+"""A cost never falls to less than this part of itself at once: one slow step of streams alone must not make prompts
+look free."""
 
 
 class StepTimes:
@@ -31,10 +37,12 @@ class StepTimes:
         self._squares = self._squares * FADE + tokens * tokens
         self._products = self._products * FADE + tokens * seconds
         spread = self._count * self._squares - self._tokens * self._tokens
-        if spread > self._count * self._count:  # the steps differ by more than a token or so
+        if spread > max(APART * self._tokens * self._tokens, self._count * self._count):
             slope = (self._count * self._products - self._tokens * self._seconds) / spread
-            self.each_s = max(slope, 0.0)
+            self.each_s = max(slope, self.each_s * SLOWER)
         elif self.each_s == 0.0 and self._tokens:
+            self.each_s = self._seconds / self._tokens
+        if self.each_s * self._tokens > self._seconds:  # no step takes less than nothing without its prompts
             self.each_s = self._seconds / self._tokens
         self.base_s = max(self._seconds - self.each_s * self._tokens, 0.0) / self._count
 

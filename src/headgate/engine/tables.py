@@ -98,7 +98,6 @@ class Tables:
 
     def drop(self, sequence: Sequence) -> None:
         """The sequence has nothing computed any more; what is indexed of it may be found again."""
-        self.copies.pop(sequence.key, None)
         self.pool.release(sequence.table)
         self._start(sequence, (), 0)
 
