@@ -36,16 +36,27 @@ class EmbeddedBackend:
     kind = "embedded"
 
     def __init__(
-        self, name: str, engine: EngineClient, *, clock: Clock, ids: Ids, model: str | None = None, created: int = 0
+        self,
+        name: str,
+        engine: EngineClient,
+        *,
+        clock: Clock,
+        ids: Ids,
+        model: str | None = None,
+        created: int = 0,
+        tool_parser: str | None = None,
     ) -> None:
-        """`engine` is started by whoever builds this; it is closed with the backend. `model` is the folder's name."""
+        """`engine` is started by whoever builds this; it is closed with the backend. `model` is the folder's name.
+
+        `tool_parser` is one of `dialect.FAMILIES`, where the folder does not show how its model spells calls.
+        """
         self.name = name
         self.engine = engine
         self.model = model or engine.folder.name
         self._created = created
         self._clock = clock
         self._ids = ids
-        self._prompts = PromptMaker(engine.folder, clock)
+        self._prompts = PromptMaker(engine.folder, clock, tool_parser=tool_parser)
         self._steps_seen = 0
 
     @classmethod
