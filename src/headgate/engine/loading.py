@@ -1,50 +1,155 @@
-"""From a model folder to a worker that has generated a token, each phase of the way timed."""
+"""From a model folder to a worker that has generated a token, each phase of the way timed and told."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from headgate.core.clock import Clock
 from headgate.engine import wire
+from headgate.engine.draft_model import DraftModel
 from headgate.engine.errors import ModelFolderError
 from headgate.engine.grammar import Grammars
 from headgate.engine.limits import Limits
 from headgate.engine.models.spec import ModelSpec, read_spec
 from headgate.engine.models.weights import read_weights
-from headgate.engine.plan import Runner, SamplingParams
+from headgate.engine.plan import Proposer, Runner, SamplingParams
 from headgate.engine.runners.numpy_runner import NumpyRunner
+from headgate.engine.sampling import draft
 from headgate.engine.scheduler import Scheduler
 from headgate.engine.settings import EngineSettings
+from headgate.engine.speculate import NGram, Pace
 from headgate.engine.work import Worker
 
 FLOAT_BYTES = 4
+TOLD_EVERY_S = 0.25
+"""Between two messages about the bytes read."""
+
+Tell = Callable[[wire.Loading], None]
 
 
-def load(folder: Path, settings: EngineSettings, clock: Clock, phases: dict[str, float]) -> tuple[Worker, wire.Ready]:
-    """Raises `ModelFolderError`. The worker given back has really generated a token; `phases` are added to."""
+class Phases:
+    """Times the phases of a start, one after the other, and tells of them."""
 
-    def timed(name: str, since: float) -> float:
-        now = clock.monotonic()
-        phases[name] = now - since
-        return now
+    def __init__(self, clock: Clock, seconds: dict[str, float], tell: Tell | None) -> None:
+        self.seconds = seconds
+        self._clock = clock
+        self._tell = tell
+        self._name = ""
+        self._since = self._told = clock.monotonic()
 
-    at = clock.monotonic()
+    def begin(self, name: str) -> None:
+        """Ends the phase before."""
+        self.end()
+        self._name = name
+        if self._tell is not None:
+            self._tell(wire.Loading(name))
+
+    def end(self) -> None:
+        now = self._clock.monotonic()
+        if self._name:
+            self.seconds[self._name] = self.seconds.get(self._name, 0.0) + now - self._since
+        self._name, self._since = "", now
+
+    def read(self, done: int, total: int) -> None:
+        """So many bytes of weights are read."""
+        now = self._clock.monotonic()
+        if self._tell is not None and (done == total or now - self._told >= TOLD_EVERY_S):
+            self._told = now
+            self._tell(wire.Loading(self._name, done, total))
+
+
+def load(
+    folder: Path, settings: EngineSettings, clock: Clock, seconds: dict[str, float], tell: Tell | None = None
+) -> tuple[Worker, wire.Ready]:
+    """The worker given back has really generated a token; what each phase took is added to `seconds`.
+
+    Raises `ModelFolderError`.
+    """
+    phases = Phases(clock, seconds, tell)
+    phases.begin("config")
     spec = read_spec(folder)
-    at = timed("config", at)
-    weights = read_weights(folder, spec)
-    at = timed("weights", at)
+    drafter = _drafter(folder, spec, settings)
+    limits = fit(spec, settings, None if drafter is None else drafter[1])
+    # Its processes are copies of this one: better before the weights are there.
+    phases.begin("grammar")
     grammars = Grammars.read(folder, vocabulary=spec.vocabulary, eos_ids=spec.eos_ids)
-    at = timed("grammar", at)
-    limits = fit(spec, settings)
-    runner = NumpyRunner(spec, weights, blocks=limits.blocks, block_size=limits.block_size)
-    at = timed("kv_cache", at)
-    warm_up(limits, runner, clock)
-    timed("first_token", at)
-    worker = Worker(Scheduler(limits), runner, clock, grammars)
-    return worker, wire.Ready(limits, spec.eos_ids, phases, grammars is not None)
+    try:
+        make = partial(_runner, settings=settings, limits=limits, phases=phases)
+        runner = make(folder, spec)
+        proposer = _proposer(settings, spec, None if drafter is None else make(*drafter), limits)
+        phases.begin("first_token")
+        warm_up(limits, runner, clock)
+        phases.end()
+    except BaseException:
+        if grammars is not None:
+            grammars.close()
+        raise
+    pace = Pace(settings.speculation.tokens)
+    worker = Worker(Scheduler(limits, proposer, pace), runner, clock, grammars)
+    return worker, wire.Ready(limits, spec.eos_ids, seconds, grammars is not None)
 
 
-def fit(spec: ModelSpec, settings: EngineSettings) -> Limits:
+def _runner(folder: Path, spec: ModelSpec, *, settings: EngineSettings, limits: Limits, phases: Phases) -> NumpyRunner:
+    phases.begin("weights")
+    weights = read_weights(folder, spec, phases.read, threads=settings.threads)
+    phases.begin("kv_cache")
+    return NumpyRunner(spec, weights, blocks=limits.blocks, block_size=limits.block_size)
+
+
+def _proposer(settings: EngineSettings, spec: ModelSpec, runner: Runner | None, limits: Limits) -> Proposer | None:
+    if runner is not None:
+        draw = partial(draft, vocabulary=spec.vocabulary)
+        busy = settings.speculation.busy
+        return DraftModel(runner, draw, blocks=limits.blocks, block_size=limits.block_size, busy=busy)
+    return NGram() if settings.speculation.method == "ngram" else None
+
+
+def _drafter(folder: Path, spec: ModelSpec, settings: EngineSettings) -> tuple[Path, ModelSpec] | None:
+    """The draft model's folder and shape, where there is one; it must speak in the same tokens."""
+    if settings.speculation.method != "draft":
+        return None
+    if settings.speculation.model is None:
+        raise ModelFolderError("speculation.method is 'draft', but speculation.model names no folder. Name one.")
+    smaller = Path(settings.speculation.model).expanduser()
+    found = read_spec(smaller)
+    if _vocabulary(folder) != _vocabulary(smaller):
+        raise ModelFolderError(
+            f"speculation.model: {smaller} has another vocabulary than {folder}; a draft model must have the same"
+        )
+    if found.context_length < spec.context_length:
+        raise ModelFolderError(
+            f"speculation.model: {smaller} reads {found.context_length} tokens, fewer than the {spec.context_length} "
+            f"of {folder}; a draft model must read as many"
+        )
+    return smaller, found
+
+
+class _Model(msgspec.Struct):
+    vocab: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _Tokenizer(msgspec.Struct):
+    model: _Model
+
+
+def _vocabulary(folder: Path) -> bytes:
+    path = folder / "tokenizer.json"
+    try:
+        return bytes(msgspec.json.decode(path.read_bytes(), type=_Tokenizer).model.vocab)
+    except OSError as error:
+        raise ModelFolderError(f"{path}: {error.strerror}") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ModelFolderError(f"{path}: {error}") from error
+
+
+def fit(spec: ModelSpec, settings: EngineSettings, drafter: ModelSpec | None = None) -> Limits:
     """How many blocks the memory gives; never more than all sequences at full length would use."""
-    block_bytes = spec.kv_bytes_per_token(FLOAT_BYTES) * settings.block_size
+    token_bytes = spec.kv_bytes_per_token(FLOAT_BYTES)
+    if drafter is not None:
+        token_bytes += drafter.kv_bytes_per_token(FLOAT_BYTES)
+    block_bytes = token_bytes * settings.block_size
     useful = settings.max_sequences * -(-spec.context_length // settings.block_size)
     blocks = min(settings.kv_cache_mib * 2**20 // block_bytes, useful)
     if blocks < 1:

@@ -35,7 +35,7 @@ def serve(socket: socket.socket, clock: Clock, started: float) -> None:
                 channel.send(ready)
                 encode(channel, encoder, clock, rest)
             else:
-                worker, ready = load(folder, first.settings, clock, phases)
+                worker, ready = load(folder, first.settings, clock, phases, channel.send)
                 try:
                     channel.send(ready)
                     _work(channel, worker, rest)
