@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from headgate.engine.plan import SamplingParams, Share
-from headgate.engine.policy import MAX_TENANTS, OVERDUE, Accounts, Waiting, length
+from headgate.engine.policy import MAX_TENANTS, OVERDUE, Accounts, Waiting
 from headgate.engine.sequence import Account, Sequence
 from tests.engine.drive import Engine, limits
 from tests.engine.machine_runner import HashRunner
@@ -35,7 +35,7 @@ class Queue:
         sequence = self.waiting.choose(self.now)
         assert sequence is not None
         self.waiting.remove(sequence)
-        sequence.account.served += length(sequence)
+        sequence.account.served += sequence.length
         return sequence
 
 
@@ -66,7 +66,7 @@ def test_tenants_share_by_tokens_not_by_requests() -> None:
     given: Counter[str] = Counter()
     for _ in range(200):
         sequence = queue.pop()
-        given[sequence.share.tenant] += length(sequence)
+        given[sequence.share.tenant] += sequence.length
     assert max(given.values()) - min(given.values()) <= 300  # the longest of all
 
 

@@ -75,6 +75,7 @@ class Waiting:
             waiting = [group[0].account.served for group in self._groups.values()]
             account.served = max(account.served, min(waiting, default=self._last_served))
         account.waiting += 1
+        sequence.length = len(sequence.tokens) + OUTPUT_WEIGHT * (sequence.max_tokens - sequence.generated)
         insort(self._groups.setdefault(_group(sequence), []), sequence, key=_by_key)
         self._count += 1
         self._chosen = None
@@ -111,12 +112,7 @@ class Waiting:
         group = min(self._groups.values(), key=turn)
         if not self._short_first or now - group[0].arrived >= OVERDUE * self._age_s:
             return group[0]
-        return min(group, key=lambda one: ((one.arrived - now) / length(one), length(one), one.key))
-
-
-def length(sequence: Sequence) -> int:
-    """How much the sequence asks for: its known tokens, and those it may yet draw."""
-    return len(sequence.tokens) + OUTPUT_WEIGHT * (sequence.max_tokens - sequence.generated)
+        return min(group, key=lambda one: ((one.arrived - now) / one.length, one.length, one.key))
 
 
 def _group(sequence: Sequence) -> tuple[str, int]:

@@ -77,6 +77,8 @@ class Sequence:
         self.arrived = 0.0
         self.order: tuple[float, int] = (0.0, key)
         """Who of two sequences stays when blocks are short: the lesser. It never changes."""
+        self.length = 0
+        """How much it asked for when it began to wait: its known tokens, and those it may yet draw, weighted."""
         self.account = Account()
         self.parent: int | None = None
         self.admitted = False
