@@ -40,6 +40,9 @@ class Asking:
     def forget(self, key: int) -> None:
         pass
 
+    def took(self, sequences: int, proposed: int, seconds: float) -> None:
+        pass
+
 
 class Counting:
     """A runner that counts the tokens of its largest plan."""

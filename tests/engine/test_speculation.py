@@ -52,13 +52,13 @@ def test_texts_are_distributed_as_without_drafts(guess: str, setting: str) -> No
 @pytest.mark.prove
 @pytest.mark.parametrize(("guess", "setting"), CASES)
 def test_texts_are_distributed_as_without_drafts_for_every_guess(guess: str, setting: str) -> None:
-    check(guess, setting, texts=100_000, seeded=False)
+    check(guess, setting, texts=25_000, seeded=False)
 
 
 @pytest.mark.prove
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_texts_of_callers_seeds_are_distributed_as_without_drafts(setting: str) -> None:
-    check("nearly right", setting, texts=100_000, seeded=True)
+    check("nearly right", setting, texts=25_000, seeded=True)
 
 
 @pytest.mark.parametrize("guess", GUESSES)
