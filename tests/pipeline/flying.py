@@ -63,8 +63,9 @@ class Flying(Spine):
 
     def __init__(
         self, folder: Path, backends: Sequence[Backend], *, rules: Rules | None = None, memory: Memory | None = None,
-        **more: Any,
+        rest_s: float = Spine.rest_s, **more: Any,
     ) -> None:  # fmt: skip
+        self.rest_s = rest_s
         super().__init__(folder, backends, **more)
         self.rules = rules or Rules()
         self.memory = memory or Memory()

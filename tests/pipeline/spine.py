@@ -151,6 +151,9 @@ class Bodied(Telling):
 class Spine:
     """A gateway over backends; keeps what was logged. Model `m` goes to all of them, in order."""
 
+    rest_s = BreakerSettings().pause_s
+    """How long a target that is overloaded is left alone the first time."""
+
     def __init__(
         self,
         folder: Path,
@@ -161,9 +164,7 @@ class Spine:
         limits: KeyLimits | None = None,
         limiter: Limiter | None = None,
         principal: Principal | None = None,
-        rest_s: float = BreakerSettings().pause_s,
     ) -> None:
-        """`rest_s`: how long a target that is overloaded is left alone the first time."""
         self.clock: Clock = SystemClock()
         self.lines: list[dict[str, Any]] = []
         self.text = ""
@@ -186,7 +187,7 @@ class Spine:
         self.auth = Auth(self.clock, SECRET, KeyTable(1, {hash_key(SECRET, KEY): self.principal}))
         given = list(backends) if backends is not None else [ScriptedBackend(self.clock, name="a", script=script)]
         self.backends: Mapping[str, Backend] = {backend.name: backend for backend in given}
-        health = HealthConfig(breaker=BreakerSettings(pause_s=rest_s))
+        health = HealthConfig(breaker=BreakerSettings(pause_s=self.rest_s))
         config = Config(admission=settings or AdmissionSettings(), retries=AT_ONCE, health=health)
         self.path = pathway(config, self.auth, self.limiter, self._sums, self.meter, rng)
         self.gateway = self.path.gateway
