@@ -85,6 +85,10 @@ def families(models: Sequence[Inference], memory: Memory) -> Iterable[Family | S
 def _encoders(readers: Sequence[tuple[Inference, EncoderClient]]) -> Iterable[Family]:
     read = [(_model(one), client.stats) for one, client in readers]
     yield Family(
+        names.ENCODER_DRIFT, "How far its numbers are from those first recorded.", "gauge",
+        [(_model(one), 0.0 if one.drift is None else one.drift.distance) for one, _ in readers],
+    )  # fmt: skip
+    yield Family(
         names.ENCODER_WAITING, "Texts waiting to be computed.", "gauge", [(labels, s.waiting) for labels, s in read]
     )
     yield Family(
