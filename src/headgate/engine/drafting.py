@@ -21,6 +21,8 @@ class Pace(Protocol):
 
     def forget(self, key: int) -> None: ...
 
+    def took(self, sequences: int, proposed: int, seconds: float) -> None: ...
+
 
 class Drafting:
     """Asks a proposer for drafts, and keeps it and the pace told of what happens."""
@@ -65,6 +67,10 @@ class Drafting:
 
     def result(self, key: int, proposed: int, accepted: int) -> None:
         self._pace.result(key, proposed, accepted)
+
+    def took(self, plan: StepPlan, seconds: float) -> None:
+        """A step without prompts, its drafts' making included."""
+        self._pace.took(len(plan.slices), sum(part.wants - 1 for part in plan.slices), seconds)
 
     def forget(self, key: int) -> None:
         self._proposer.forget(key)

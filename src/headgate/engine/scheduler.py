@@ -166,6 +166,8 @@ class Scheduler:
     def apply(self, plan: StepPlan, result: StepResult, seconds: float) -> list[Output]:
         """Takes in what the runner computed in `seconds`; the new tokens, in the plan's order."""
         self.times.learn(self._prompt_tokens, seconds)
+        if self._drafting is not None and not self._prompt_tokens:
+            self._drafting.took(plan, seconds)
         self._planned = frozenset()
         for sequence in self._dropped:
             self._tables.drop(sequence)
