@@ -195,3 +195,7 @@ class AnyPace:
 
     def forget(self, key: int) -> None:
         pass
+
+    def took(self, sequences: int, proposed: int, seconds: float) -> None:
+        assert proposed >= 0
+        assert seconds >= 0

@@ -48,6 +48,23 @@ def test_waiting_makes_more_urgent() -> None:
     assert list(engine.finished) == [0, 2, 1]
 
 
+def test_an_urgent_prompt_takes_blocks_of_a_stream_that_already_has_its_token_of_the_step() -> None:
+    engine = Engine(HashRunner(1), limits(blocks=40, block_size=1, max_batch_tokens=3))
+    start(engine, [5, 6], 30)
+    for _ in range(4):
+        engine.step()
+    start(engine, list(range(25)), 4, -5)
+    while not engine.scheduler.counters.preemptions:
+        plan = engine.scheduler.plan(0.0)
+        assert plan is not None
+        engine.compute(plan)
+    assert [part.key for part in plan.slices] == [1]
+    engine.run()
+    assert list(engine.finished) == [1, 0]
+    assert engine.texts[0] == expected_text([5, 6], 30, stop=False)
+    assert engine.texts[1] == expected_text(list(range(25)), 4, stop=False)
+
+
 def test_a_preempted_sequence_finds_its_own_blocks_again() -> None:
     again = {}
     for cache in (True, False):
