@@ -54,7 +54,7 @@ def text(size: int, rng: random.Random) -> tuple[int, ...]:
 def length(rng: random.Random, mean: float, most: int) -> int:
     """Log-normal, between 4 and `most`."""
     drawn = rng.lognormvariate(0.0, SIGMA) * mean / 2.718281828 ** (SIGMA**2 / 2)
-    return min(most, max(4, round(drawn)))
+    return int(min(most, max(4, drawn)))
 
 
 def mixed(count: int, seed: int) -> list[Asked]:
