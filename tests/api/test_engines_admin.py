@@ -130,6 +130,11 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"name": "x", "model": "package:os.path"}, 400, "no model"),
     ({"name": "x", "model": "package:no-such-package"}, 400, "no model"),
     ({"name": "x", "model": "small", "settings": {"kv_cache_mib": 0}}, 400, "kv_cache_mib"),
+    (
+        {"name": "x", "model": "small", "settings": {"speculation": {"method": "draft", "model": "/etc"}}},
+        400,
+        "models_dir",
+    ),
     ({"name": "x", "model": "small", "settings": {"kv_cach": 1}}, 400, "kv_cach"),
     ({"name": "x", "model": "small", "keep": "ever"}, 400, "keep"),
     ({"name": "x", "model": "small", "more": 1}, 400, "more"),

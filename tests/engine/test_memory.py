@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from headgate.core.errors import Overloaded
 from headgate.engine.errors import ModelFolderError
 from headgate.engine.memory import PROCESS_MIB, RESTED_S, Occupant, footprint_mib, make_room
-from headgate.engine.settings import EngineSettings
+from headgate.engine.settings import EngineSettings, Speculation
 from tests.engine import tiny
 
 
@@ -55,6 +55,8 @@ def test_a_model_is_counted_with_its_weights_as_floats_and_the_cache_it_can_fill
     kv = 64 * 512 * 2 * 2 * 2 * 8 * 4  # sequences, context, keys and values, layers, heads, their size, floats
     assert PROCESS_MIB < roomy <= PROCESS_MIB + (weights + kv) / 2**20 + 1
     assert footprint_mib(tmp_path, EngineSettings(kv_cache_mib=1)) == PROCESS_MIB + 2
+    drafting = Speculation(method="draft", model=str(tmp_path))
+    assert footprint_mib(tmp_path, EngineSettings(kv_cache_mib=1, speculation=drafting)) == PROCESS_MIB + 3
     (tmp_path / "config.json").write_text("{}")
     assert footprint_mib(tmp_path, EngineSettings(kv_cache_mib=4096)) == PROCESS_MIB + 1, "it keeps no cache we know of"
 

@@ -143,7 +143,7 @@ async def build(
         stack.push_async_callback(fleet.aclose)
 
         readiness = Readiness()
-        around = Around(fleet, path.allow, Tenancy(keys).audit.note)
+        around = Around(fleet, path.allow, Tenancy(keys).audit.note, home.folder / "encoders")
         engines = Engines(config.engine, around, clock, ids, log) if config.engine.enabled else None
         if engines is not None:
             stack.push_async_callback(engines.aclose)

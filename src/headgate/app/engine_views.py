@@ -1,9 +1,10 @@
-"""How engines are shown: in the admin API, in `/readyz`, on the terminal."""
+"""How engines are shown, in the admin API, in `/readyz` and on the terminal; and what is refused by how they stand."""
 
 from collections.abc import Sequence
 
 from headgate.app.inference import Inference
 from headgate.app.yamlfile import ConfigError
+from headgate.core.errors import Conflict
 from headgate.core.hosting import EngineView, Progress
 from headgate.engine.wire import Loading
 
@@ -58,6 +59,16 @@ def check_room(cap: int, models: Sequence[Inference]) -> None:
         if cap and sum(one.mib for one in some) > cap:
             sizes = ", ".join(f"'{one.name}' {one.mib}" for one in some)
             raise ConfigError(f"engine.memory_mib: {cap} MiB do not hold {sizes}. Raise it, or leave models out.")
+
+
+def check_idle(one: Inference) -> None:
+    """Raises `Conflict` for one that cannot be put to sleep now."""
+    if one.state not in {"ready", "asleep"} or one.client.in_flight or one.process.busy:
+        raise Conflict(
+            f"'{one.name}' is {one.state} with {one.client.in_flight} requests in progress; only an idle one can be "
+            "put to sleep. Try again later, or unload it.",
+            code="engine_busy",
+        )
 
 
 def _progress(progress: Loading | None) -> Progress | None:

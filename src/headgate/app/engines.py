@@ -5,21 +5,22 @@ What the admin API loads lives as long as this process: what shall be there afte
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
-from headgate.app.config import EMBEDDED, EngineConfig, engine_settings
-from headgate.app.engine_views import check_room, shown, standing, view
+from headgate.app.config import EngineConfig, engine_settings
+from headgate.app.drifts import Drifts
+from headgate.app.engine_offers import Allow, Offers, Routes
+from headgate.app.engine_views import check_idle, check_room, shown, standing, view
 from headgate.app.inference import Hosted, Inference, allowed_folder, hosted_models
 from headgate.app.yamlfile import ConfigError
-from headgate.backends.embedded_pool import EmbeddedPool
 from headgate.core.clock import Clock
 from headgate.core.errors import BadCall, Conflict, HeadgateError, NotFound, Overloaded
 from headgate.core.hosting import EngineView, LoadSpec, Memory
 from headgate.core.ids import Ids
-from headgate.core.ports import Backend, ModelInfo
 from headgate.core.tasks import Tasks
 from headgate.engine.errors import ModelFolderError
 from headgate.engine.memory import MEMORY_FULL, Occupant, make_room
@@ -34,24 +35,6 @@ DRAIN_SECONDS = 600.0
 LOOK_SECONDS = 1.0
 TELL_SECONDS = 5.0
 """How often a long load says how far it has come."""
-AHEAD = 2
-"""Calls let in to an engine, as a multiple of what it computes side by side: it never waits for the next one."""
-
-
-Allow = Callable[[str, int | None], None]
-"""Told how many calls each replica may be given at once; None: it is gone."""
-
-
-class Routes(Protocol):
-    """Where the models are offered to callers (`fleet.Fleet`)."""
-
-    def add_own(
-        self, name: str, models: tuple[ModelInfo, ...], backend: Backend | None = None, pool: str | None = None
-    ) -> None: ...
-
-    def remove_own(self, name: str) -> None: ...
-
-    def publish(self) -> None: ...
 
 
 Note = Callable[[Actor, str, str, Struct | None], Awaitable[None]]
@@ -64,6 +47,8 @@ class Around(NamedTuple):
     routes: Routes
     allow: Allow
     note: Note
+    folder: Path | None = None
+    """Where it is kept what encoders gave at first."""
 
 
 class Engines:
@@ -72,18 +57,19 @@ class Engines:
     def __init__(self, config: EngineConfig, around: Around, clock: Clock, ids: Ids, log: Log) -> None:
         """Raises `ConfigError`."""
         self._config = config
-        self._routes, self._allow, self._note = around
+        self._note = around.note
         self._clock = clock
         self._ids = ids
         self._log = log
         self._tasks = Tasks()
+        self._drifts = Drifts(around.folder, clock, log, self._tasks)
         self._room = asyncio.Lock()
         self.models: dict[str, Inference] = {}
         """By the name that callers use."""
-        self._pool = EmbeddedPool(EMBEDDED, self._backend, self._listed)
+        self._offers = Offers(around.routes, around.allow, self.models)
         for hosted in hosted_models(config):
             try:
-                self._add(Inference(hosted, self._replica(hosted.name), clock, ids))
+                self._add(Inference(hosted, self._offers.replica(hosted.name), clock, ids))
             except ValueError as error:
                 raise ConfigError(f"engine: the model '{hosted.name}' cannot be served: {error}") from error
         check_room(config.memory_mib, [one for one in self.models.values() if not one.hosted.lazy])
@@ -94,7 +80,7 @@ class Engines:
         The offers are in force when the routes are published next.
         """
         for one in self.models.values():
-            self._offer(one)
+            self._offers.add(one)
         limit = self._config.memory_mib
         for one in sorted(self.models.values(), key=lambda one: one.hosted.keep != "always"):
             if not one.hosted.lazy and (limit == 0 or self.memory().used_mib + one.mib <= limit):
@@ -132,9 +118,12 @@ class Engines:
             settings = engine_settings(self._config.settings, spec.settings)
         except ValueError as error:
             raise BadCall(f"{error}.", param="settings", code="invalid_value") from error
+        if "speculation" in spec.settings and settings.speculation.model is not None:
+            draft = str(allowed_folder(settings.speculation.model, self._config.models_dir))
+            settings = replace(settings, speculation=replace(settings.speculation, model=draft))
         hosted = Hosted(spec.name, spec.model, folder, settings, spec.keep, "api")
         try:
-            one = await asyncio.to_thread(Inference, hosted, self._replica(spec.name), self._clock, self._ids)
+            one = await asyncio.to_thread(Inference, hosted, self._offers.replica(spec.name), self._clock, self._ids)
         except ValueError as error:
             raise BadCall(
                 f"'{spec.model[:200]}' cannot be served: {error}", param="model", code="model_unservable"
@@ -160,22 +149,18 @@ class Engines:
         if not one.leaving:
             await self._note(by, "engine.unloaded", name, None)
             one.leaving = True
-            self._withdraw(one)
+            self._offers.withdraw(one)
             self._changed(one)
             self._tasks.spawn(self._end(one), f"unload {name}")
         return view(one)
 
     async def sleep(self, name: str, by: Actor) -> EngineView:
         one = self._find(name)
-        if one.state not in {"ready", "asleep"} or one.client.in_flight or one.process.busy:
-            raise Conflict(
-                f"'{name}' is {one.state} with {one.client.in_flight} requests in progress; only an idle one can be "
-                "put to sleep. Try again later, or unload it.",
-                code="engine_busy",
-            )
+        check_idle(one)
         if not one.process.asleep:
             await self._note(by, "engine.put_to_sleep", name, None)
             async with self._room:
+                check_idle(one)
                 await self._put_to_sleep(one)
         return view(one)
 
@@ -193,6 +178,7 @@ class Engines:
         look = min(LOOK_SECONDS, after / 4) if after else LOOK_SECONDS
         while True:
             await self._clock.sleep(look)
+            self._drifts.look(self.models.values())
             for one in list(self.models.values()):
                 if after and not one.occupant.stays and one.idle_s >= after:
                     async with self._room:
@@ -206,37 +192,14 @@ class Engines:
         for one in list(self.models.values()):
             await one.aclose()
 
-    def _replica(self, name: str) -> str:
-        """Breakers, gates and loads are kept under it; the first model's is that of the pool."""
-        return f"{EMBEDDED}:{name}" if self.models else EMBEDDED
-
-    def _backend(self, name: str) -> Backend | None:
-        one = self.models.get(name)
-        return None if one is None or one.leaving else one.backend
-
-    def _listed(self) -> list[ModelInfo]:
-        return [info for one in self.models.values() if not one.leaving for info in one.models]
-
-    def _offer(self, one: Inference) -> None:
-        backend = self._pool if one.replica == EMBEDDED else one.backend
-        self._allow(one.replica, AHEAD * one.hosted.settings.max_sequences)
-        self._routes.add_own(one.replica, one.models, backend, EMBEDDED)
-
-    def _withdraw(self, one: Inference) -> None:
-        if one.replica == EMBEDDED:
-            self._routes.add_own(EMBEDDED, (), self._pool, EMBEDDED)
-        else:
-            self._routes.remove_own(one.replica)
-        self._routes.publish()
-
     async def _offer_when_ready(self, one: Inference) -> None:
         try:
             await one.process.wait_ready()
         except (ModelFolderError, HeadgateError):
             return  # its state says so
         if not one.leaving:
-            self._offer(one)
-            self._routes.publish()
+            self._offers.add(one)
+            self._offers.publish()
 
     async def _end(self, one: Inference) -> None:
         try:
@@ -246,8 +209,7 @@ class Engines:
             pass  # what is left is cut
         await one.aclose()
         self._forget(one)
-        if one.replica != EMBEDDED:
-            self._allow(one.replica, None)
+        self._offers.gone(one)
 
     async def _admit(self, one: Inference) -> None:
         """Counts its memory, if need be after others were put to sleep. Raises `Overloaded` with the numbers."""
@@ -304,6 +266,7 @@ class Engines:
         self.models[one.name] = one
         one.process.told = lambda: self._changed(one)
         one.process.admit = lambda: self._admitted(one)
+        self._drifts.adopt(one)
 
     def _forget(self, one: Inference) -> None:
         if self.models.get(one.name) is one:

@@ -33,15 +33,22 @@ class _Tensor(Struct):
 
 
 def footprint_mib(folder: Path, settings: EngineSettings) -> int:
-    """MiB of an engine process with this model: its weights as 32-bit floats, its KV cache when full, and itself.
+    """MiB of an engine process with this model: its weights as 32-bit floats, its KV cache when full, the same of its
+    draft model, and itself.
 
     Raises `ModelFolderError` where the folder has no weights that can be sized.
     """
+    folders = [folder]
+    if settings.speculation.method == "draft" and settings.speculation.model is not None:
+        folders.append(Path(settings.speculation.model).expanduser())
+    return PROCESS_MIB + -(-sum(_model_bytes(one, settings) for one in folders) // MIB)
+
+
+def _model_bytes(folder: Path, settings: EngineSettings) -> int:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelFolderError(f"{folder}: has no *.safetensors file")
-    weights = sum(map(_weights_bytes, files))
-    return PROCESS_MIB + -(-(weights + _kv_bytes(folder, settings)) // MIB)
+    return sum(map(_weights_bytes, files)) + _kv_bytes(folder, settings)
 
 
 def _weights_bytes(file: Path) -> int:
