@@ -68,6 +68,9 @@ def test_a_refusal_of_the_templates_maker_reaches_the_caller() -> None:
     with pytest.raises(BadCall, match="roles must alternate") as caught:
         render("{{ raise_exception('roles must alternate') }}")
     assert caught.value.param == "messages"
+    with pytest.raises(BadCall) as caught:
+        render("{{ raise_exception('no ' * 99999) }}")
+    assert len(caught.value.message) < 1100
 
 
 def test_variables_of_the_caller_are_seen_and_ours_are_not_overwritten() -> None:
@@ -118,7 +121,15 @@ def test_templates_without_a_default_one_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["{% if %}", "{{ 'x' | urlize }}", "{{ " + "(" * 5000, "{% for %}", "{{ x | nothing }}"]
+    "source",
+    [
+        "{% if %}",
+        "{% for x in y %}" * 50 + "{% endfor %}" * 50,
+        "{{ 'x' | urlize }}",
+        "{{ " + "(" * 5000,
+        "{% for %}",
+        "{{ x | nothing }}",
+    ],
 )
 def test_a_template_that_does_not_compile_is_refused_when_read(source: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not compile"):
@@ -206,6 +217,9 @@ WITHOUT_END = {
     "a block of itself": "{% block a %}{{ self.a() }}{{ self.a() }}{% endblock %}",
     "large filters": "{% set x = 'x' * 9999999 %}{% for i in range(99999) %}{{ (x | upper) == 'x' }}{% endfor %}",
     "large methods": "{% set x = 'x' * 9999999 %}{% for i in range(99999) %}{{ x.upper() == 'x' }}{% endfor %}",
+    "a date": "{{ strftime_now('%c' * 999999) }}",
+    "a filter for each": "{% set x = range(99999) | list %}{{ range(99999) | select('in', x) | map('string') | list }}",
+    "a test for each": "{% set x = range(99999) | list %}{% for i in range(99999) %}{{ -1 in x }}{% endfor %}",
     "a round number": "{{ 5 | round(-999999999) }}",
 }  # fmt: skip
 

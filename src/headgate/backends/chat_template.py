@@ -20,6 +20,8 @@ from headgate.core.clock import Clock
 from headgate.core.errors import BadCall
 
 MAX_SOURCE_BYTES = 2**20
+_MAX_WORD = 1000
+"""Characters of a template's own word that reach the caller, and of a form of dates."""
 _DEFAULT, _TOOL_USE = "default", "tool_use"
 
 Kind = TypeVar("Kind")
@@ -122,7 +124,7 @@ class ChatTemplate:
         try:
             return self._rendered(messages, tools, response_schema, variables)
         except _Refused as error:
-            raise BadCall(f"This model's chat template refuses: {error}", param="messages") from error
+            raise BadCall(f"This model's chat template refuses: {_short(error)}", param="messages") from error
         except Overrun as error:
             raise BadCall(f"This model's chat template {error} for these messages.", param="messages") from error
         except (
@@ -130,7 +132,7 @@ class ChatTemplate:
             NameError, AssertionError, MemoryError,
         ) as error:  # fmt: skip
             raise BadCall(
-                f"This model's chat template cannot render these messages: {error}", param="messages"
+                f"This model's chat template cannot render these messages: {_short(error)}", param="messages"
             ) from error
 
     def _rendered(
@@ -170,7 +172,13 @@ class ChatTemplate:
                 raise ValueError(f"the chat template {error.__cause__}, even for a greeting") from error
 
     def _strftime_now(self, form: str) -> str:
+        if len(form) > _MAX_WORD:
+            raise Overrun("asks for a date without end")
         return datetime.fromtimestamp(self._clock.now(), tz=UTC).strftime(form)
+
+
+def _short(error: Exception) -> str:
+    return str(error)[:_MAX_WORD]
 
 
 def _decoded(path: Path, kind: type[Kind]) -> Kind | None:

@@ -11,7 +11,7 @@ MAX_STEPS = 1_500_000
 MAX_CHARS = 16 * 2**20
 """Of one text. All texts that a rendering makes may have sixteen times as many."""
 MAX_SECONDS = 5.0
-_LOOKED_EVERY = 4096
+_LOOKED_EVERY = 512
 BUDGET = " budget"
 """Where a context keeps its budget: under no name that a template could spell."""
 

@@ -5,7 +5,7 @@ Left out are Jinja's for HTML and prose, whose work or result has no bound that 
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jinja2 import filters, pass_context
@@ -19,9 +19,10 @@ AT_ONCE = frozenset({"attr", "count", "d", "default", "first", "last", "length"}
 _WIDE = re.compile(r"%[^%a-zA-Z]*(?:\d{3}|\*)")
 _PLAIN = """
     abs attr capitalize count d default dictsort e escape first float forceescape groupby int items last length list
-    lower map max min reject rejectattr reverse safe select selectattr sort string title trim unique upper urlencode
-    wordcount
+    lower max min reverse safe sort string title trim unique upper urlencode wordcount
 """
+_EACH = "map reject rejectattr select selectattr"
+"""These do some work of their own for each of their items."""
 
 
 def size(text: str, method: str, args: tuple[Any, ...]) -> int:
@@ -90,6 +91,19 @@ def rounded(value: float, precision: int = 0, method: Any = "common") -> float:
     return filters.do_round(value, precision, method)
 
 
+def counted(inner: Callable[..., Any]) -> Callable[..., Any]:
+    """The same filter, whose items are steps."""
+
+    @pass_context
+    def each(context: Context, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        budget = budget_of(context)
+        for item in inner(context, *args, **kwargs):
+            budget.step(1)
+            yield item
+
+    return each
+
+
 def _within_width(width: int | str | None) -> None:
     columns = len(width) if isinstance(width, str) else width or 0
     if columns > MAX_WIDTH:
@@ -98,6 +112,7 @@ def _within_width(width: int | str | None) -> None:
 
 FILTERS: dict[str, Callable[..., Any]] = {
     **{name: filters.FILTERS[name] for name in _PLAIN.split()},
+    **{name: counted(filters.FILTERS[name]) for name in _EACH.split()},
     "tojson": tojson,
     "join": join,
     "replace": replace,
