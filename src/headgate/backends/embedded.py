@@ -151,7 +151,10 @@ class EmbeddedBackend:
             thinking=prompt.thinking,
             show_reasoning=request.include_reasoning is not False,
         )
-        held = held_to(request, prompt, self._prompts.dialect)
+        if len(call.raw) > INLINE_BYTES:
+            held = await asyncio.to_thread(held_to, request, prompt, self._prompts.dialect)
+        else:
+            held = held_to(request, prompt, self._prompts.dialect)
         return await self._answer(call, request, [prompt], form, held)
 
     async def _completion(self, call: Call, request: CompletionRequest) -> Answer:
@@ -170,7 +173,8 @@ class EmbeddedBackend:
         if request.echo:
             echo = [self._prompts.text(prompt.ids) for prompt in prompts for _ in range(request.n or 1)]
         form = Form(stops=stops(request), choices=request.n or 1, echo=echo, ends=ends(request, self.engine.eos_ids))
-        return await self._answer(call, request, prompts, form, completion_held_to(request))
+        held = completion_held_to(request)
+        return await self._answer(call, request, prompts, form, held)
 
     async def _answer(
         self,

@@ -127,6 +127,13 @@ class Sampling(Struct, frozen=True, kw_only=True):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
 
+    @property
+    def formed(self) -> bool:
+        """The answer shall have a form: a program will read it, and it cannot be gone on with as if it were text."""
+        shaped = self.response_format is not None and self.response_format.type != "text"
+        vllm = (self.structured_outputs, self.guided_json, self.guided_regex, self.guided_choice, self.guided_grammar)
+        return shaped or any(one is not None for one in vllm)
+
 
 class ChatRequest(Sampling, frozen=True, kw_only=True):
     """`POST /v1/chat/completions`."""

@@ -110,11 +110,10 @@ def _choices(lease: Lease) -> int:
     """
     body = lease.call.body
     if isinstance(body, ChatRequest):
-        wants_json = body.response_format is not None and body.response_format.type != "text"
         wants_tool = not (body.tool_choice is None or body.tool_choice in ("none", "auto"))
-        return 0 if wants_json or wants_tool else body.n or 1
+        return 0 if body.formed or wants_tool else body.n or 1
     if isinstance(body, CompletionRequest):
-        return (body.n or 1) * len(prompts(body.prompt))
+        return 0 if body.formed else (body.n or 1) * len(prompts(body.prompt))
     return 0
 
 

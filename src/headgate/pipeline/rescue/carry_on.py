@@ -42,9 +42,8 @@ def text_to_continue(call: Call, sent: Sent) -> str | None:
         return None
     body = call.body
     if isinstance(body, ChatRequest):
-        plain = body.response_format is None or body.response_format.type == "text"
-        return text if plain else None
-    return text if isinstance(body, CompletionRequest) else None
+        return None if body.formed else text
+    return text if isinstance(body, CompletionRequest) and not body.formed else None
 
 
 class CarryOn:
