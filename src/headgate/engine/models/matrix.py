@@ -56,10 +56,11 @@ class Matrix:
 
     def __call__(self, x: Floats) -> Floats:
         """A new array; its last axis is contiguous."""
+        if len(x) == 1 and not ALWAYS_REPACKED:
+            # a product with a vector is another path, slower than this one with two rows
+            return self(np.concatenate((x, x)))[:1]
         rows, width = len(x), self._count * LANES
-        if rows == 1 and self.parts == 1:
-            out: Floats = np.matmul(x, self._first).reshape(1, width)
-        elif self.parts == 1:
+        if self.parts == 1:
             out = np.empty((rows, width), dtype=np.float32)
             self._multiply(x, self._first, out)
         else:

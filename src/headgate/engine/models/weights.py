@@ -28,7 +28,7 @@ from headgate.engine.models.tensors import Tensors
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and those of all tensors, as the file has them."""
 
-PIECE_BYTES = 32 * 2**20
+PIECE_BYTES = 8 * 2**20
 """Embeddings are converted in pieces of about this size."""
 
 
