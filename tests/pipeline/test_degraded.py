@@ -160,10 +160,11 @@ def test_completions_get_the_message_once_for_each_prompt(tmp_path: Path) -> Non
     "more",
     [
         {"response_format": {"type": "json_object"}},
+        {"guided_choice": ["yes", "no"]},
         {"tool_choice": "required"},
         {"tool_choice": {"type": "function", "function": {"name": "f"}}},
     ],
-    ids=["json", "tool", "named"],
+    ids=["json", "choice", "tool", "named"],
 )
 def test_a_message_is_not_given_to_a_program_that_waits_for_something_else(
     tmp_path: Path, more: dict[str, object]

@@ -103,6 +103,7 @@ SENT: list[Event] = [Text("Some text of ours")]
         (SENT, {"n": 2}),
         (SENT, {"logprobs": True}),
         (SENT, {"response_format": {"type": "json_object"}}),
+        (SENT, {"structured_outputs": {"regex": "a+"}}),
         ([Reasoning("hm"), *SENT], {}),
         ([*SENT, ToolDelta("{", 0, "c", "look")], {}),
         ([Reasoning("hm")], {}),
