@@ -50,6 +50,7 @@ engine:
     encoder: {{max_batch_tokens: {tokens}, window_ms: {window}, cache_mib: 0}}
 """
 WARM_S = 1.0
+FIELDS = ("texts_per_s", "p50_ms", "p99_ms", "cpu_ms")
 Once = Callable[[random.Random], Awaitable[int]]
 """Sends one text; the length of the answer."""
 
@@ -158,20 +159,17 @@ def served(folder: Path, model: Path, way: str) -> Subject:
 
 
 def shown(rows: list[Row]) -> None:
-    print("| where | way | texts/s | CPU ms/text | p50 ms | p99 ms | by one at a time |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    """Medians; gains with the least and the most, each within a round, where the machine was in one mood."""
+    print("| where | way | texts/s | p50 ms | p99 ms | CPU ms/text | texts/s by one at a time | CPU by one at a time |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for where in ("engine", "gateway"):
         for way in WAYS:
             mine = [row for row in rows if (row["where"], row["way"]) == (where, way)]
-            if mine:
-                middle = {
-                    field: statistics.median(row[field] for row in mine) for field in ("cpu_ms", "p50_ms", "p99_ms")
-                }
-                rate = statistics.median(row["texts_per_s"] for row in mine)
-                gains = sorted(row["gain"] for row in mine)
-                spread = f"{statistics.median(gains):.2f} ({gains[0]:.2f} to {gains[-1]:.2f})"
-                times = " | ".join(f"{middle[field]:.1f}" for field in ("cpu_ms", "p50_ms", "p99_ms"))
-                print(f"| {where} | {way} | {rate:.0f} | {times} | {spread} |")
+            cells = [f"{statistics.median(row[field] for row in mine):.1f}" for field in FIELDS]
+            for field in ("gain", "cpu_gain"):
+                gains = sorted(row[field] for row in mine)
+                cells.append(f"{statistics.median(gains):.2f} ({gains[0]:.2f} to {gains[-1]:.2f})")
+            print(f"| {where} | {way} | {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -201,8 +199,11 @@ def main() -> None:
                 finally:
                     subject.close()
                 found.append({"where": "gateway", "way": way, **row})
-        alone = {row["where"]: row["texts_per_s"] for row in found if row["way"] == ALONE}
-        rows += [{**row, "round": seed, "gain": row["texts_per_s"] / alone[row["where"]]} for row in found]
+        alone = {row["where"]: row for row in found if row["way"] == ALONE}
+        for row in found:
+            by = alone[row["where"]]
+            gains = {"gain": row["texts_per_s"] / by["texts_per_s"], "cpu_gain": by["cpu_ms"] / row["cpu_ms"]}
+            rows.append({**row, "round": seed, **gains})
         print(f"round {seed + 1} done", file=sys.stderr)
     shown(rows)
     if arguments.json is not None:
