@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.api.house import Wire
 from tests.backends import folders
@@ -60,6 +61,10 @@ def listed(live: Live) -> list[str]:
     return [model["id"] for model in json.loads(live.get("/v1/models", live.key)[1])["data"]]
 
 
+def metrics(live: Live) -> list[str]:
+    return live.get("/metrics")[1].decode().splitlines()
+
+
 def state(live: Live, name: str) -> str:
     status, shown = ask(live, "GET", f"{BASE}/{name}")
     return str(shown["state"]) if status == 200 else str(status)
@@ -75,8 +80,14 @@ def test_a_model_comes_sleeps_wakes_and_goes_while_the_server_serves(live: Live)
     assert page["memory"]["limit_mib"] == 300
     assert page["memory"]["used_mib"] == sum(one["memory_mib"] for one in page["data"])
     assert set(page["data"][1]["start_seconds"]) >= {"import", "weights", "first_token"}
-    limit = 'headgate_backend_concurrency_limit{backend="embedded:guest"} 6.0'
-    assert limit in live.get("/metrics")[1].decode()
+    until(lambda: 'vllm:e2e_request_latency_seconds_count{engine="0",model_name="guest"} 1.0' in metrics(live), 10)
+    assert 'vllm:request_success_total{engine="0",finished_reason="length",model_name="guest"} 1.0' in metrics(live)
+    assert 'vllm:generation_tokens_total{engine="0",model_name="guest"} 4.0' in metrics(live)
+    assert 'headgate_backend_concurrency_limit{backend="embedded:guest"} 6.0' in metrics(live)
+    kinds = {family.name: family.type for family in text_string_to_metric_families("\n".join(metrics(live)))}
+    assert kinds["vllm:generation_tokens"] == "counter"
+    assert kinds["vllm:time_to_first_token_seconds"] == "histogram"
+    assert kinds["headgate_engine_start_seconds"] == "gauge"
 
     status, resting = ask(live, "POST", f"{BASE}/guest/sleep")
     assert (status, resting["state"]) == (200, "asleep")

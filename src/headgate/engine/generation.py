@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from headgate.core.errors import HeadgateError
 from headgate.engine.wire import Delta
 
@@ -96,7 +98,8 @@ class Generation:
 
 
 def _merged(first: Delta, second: Delta) -> Delta:
-    scores = None
+    """The first, grown in place: nobody else holds it, and so a reader that is slow for long costs no copies."""
+    first.tokens.extend(second.tokens)
     if first.scores is not None and second.scores is not None:
-        scores = first.scores + second.scores
-    return Delta(first.request, first.choice, first.tokens + second.tokens, scores, second.finish, first.cached_tokens)
+        first.scores.extend(second.scores)
+    return first if second.finish is None else replace(first, finish=second.finish)
