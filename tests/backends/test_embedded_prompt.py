@@ -48,17 +48,21 @@ def written(made: PromptMaker, prompt: Prompt) -> str:
     return "".join(map(shown.feed, prompt.ids)) + shown.flush()
 
 
+SPECIAL = st.sampled_from(["<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "<|im_start|>", "<unk>", "<0x41>"])
+HOSTILE = st.lists(SPECIAL | st.text(st.characters(exclude_categories=["Cs"]), max_size=5), max_size=6).map("".join)
+
+
 # Tokenizers.
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=100, deadline=None)
-@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.sampled_from(folders.SAMPLE))
+@given(text=HOSTILE | st.sampled_from(folders.SAMPLE))
 def test_tokens_one_by_one_give_the_text_of_the_whole(kind: str, text: str) -> None:
     made, table = TOKENIZERS[kind]
     ids = made.encode(text, add_special_tokens=False).ids
     detokenizer = Detokenizer(table, at_start=True)
-    assert "".join(map(detokenizer.feed, ids)) + detokenizer.flush() == made.decode(ids, skip_special_tokens=False)
+    assert "".join(map(detokenizer.feed, ids)) + detokenizer.flush() == made.decode(ids, skip_special_tokens=True)
 
 
 TOKENIZERS = {kind: (make(), Vocabulary(make())) for kind, make in KINDS.items()}
@@ -72,10 +76,6 @@ def test_a_prompt_begins_with_one_first_token_whoever_writes_it(kind: str, tmp_p
     for text, count in (("Hi", 1), ("<s>Hi", 1), ("<s><s>Hi", 2), ("", 1)):
         (prompt,) = made.completion(CompletionRequest(model="m", prompt=text), 99)
         assert prompt.ids.count(first) == count
-
-
-SPECIAL = st.sampled_from(["<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "<|im_start|>", "<unk>", "<0x41>"])
-HOSTILE = st.lists(SPECIAL | st.text(st.characters(exclude_categories=["Cs"]), max_size=5), max_size=6).map("".join)
 
 
 @pytest.mark.parametrize("kind", KINDS)
