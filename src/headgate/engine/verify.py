@@ -44,12 +44,12 @@ def rejected(spec: SampleSpec, rows: Sequence[Row], last: int) -> tuple[int, ...
         position = spec.position + place
         ids, weights = rows[place]
         target = weights / weights.sum(dtype=np.float64)
-        proposed = draft.weights[place]
+        guess = draft.weights[place]
         at = np.flatnonzero(ids == token) if ids is not None else np.array([token])
         likely = float(target[at[0]]) if len(at) else 0.0
-        if uniform(params.seed, spec.choice, position, ACCEPT) * float(proposed[token]) < likely:
+        if uniform(params.seed, spec.choice, position, ACCEPT) * float(guess[token]) < likely:
             continue
-        rest = np.maximum(target - (proposed if ids is None else proposed[ids]), 0.0)
+        rest = np.maximum(target - (guess if ids is None else guess[ids]), 0.0)
         if not rest.any():  # p = q but for rounding
             rest = target
         recovered = pick((ids, rest), uniform(params.seed, spec.choice, position, RECOVER))
