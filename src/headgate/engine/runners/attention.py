@@ -24,6 +24,8 @@ TOGETHER = 17
 """The most new tokens of a sequence that shares a group: more than a draft has are a chunk of a prompt."""
 SCORES = 2**20
 """Scores computed at a time for a chunk of a prompt: 4 MiB."""
+GATHERED = 2**20
+"""Keys and values gathered at a time, 4 MiB, where one sequence has no more: what a cache holds is read again fast."""
 
 
 class Part(Struct, frozen=True):
@@ -56,6 +58,7 @@ class Attention:
         self._spec = spec
         self._block_size = block_size
         self._windows = sorted(set(spec.windows), key=lambda window: window or 0)
+        self._gathered: Floats = np.empty(0, dtype=np.float32)  # kept: fresh memory would cost more than the copying
 
     def slots(self, slices: Iterable[Slice]) -> Ints:
         """Where each token's keys and values go: block x size + place."""
@@ -79,7 +82,11 @@ class Attention:
                 shared.setdefault((part.queries, len(piece.table).bit_length()), []).append(part)
             else:
                 chunks.extend(self._cut(part))
-        members = [*shared.values(), *([part] for part in chunks)]
+        members = [[part] for part in chunks]
+        block_floats = 2 * self._spec.kv_width * self._block_size
+        for (_, magnitude), parts in shared.items():
+            most = max(1, GATHERED // (block_floats << magnitude))
+            members.extend(parts[at : at + most] for at in range(0, len(parts), most))
         return {window: [self._group(parts, window) for parts in members] for window in self._windows}
 
     def _cut(self, part: Part) -> Iterable[Part]:
@@ -112,12 +119,20 @@ class Attention:
         starts = np.array([part.start - first * size for part, first in zip(parts, firsts, strict=True)])
         return Group(rows, tables, length, queries, _mask(starts, queries, length, window))
 
+    def _gather(self, cache: Floats, tables: Ints) -> Floats:
+        """The blocks, one after the other; valid until the next call."""
+        blocks = tables.ravel()
+        floats = len(blocks) * cache[0].size
+        if self._gathered.size < floats:
+            self._gathered = np.empty(floats, dtype=np.float32)
+        out = self._gathered[:floats].reshape(len(blocks), *cache.shape[1:])
+        return cache.take(blocks, axis=0, out=out, mode="clip")  # tables are right; "raise" would copy twice
+
     def mix(self, queries: Floats, cache: Floats, group: Group) -> Floats:
         """[rows of the group, heads x head size]. `cache` is one layer's keys and values."""
         spec = self._spec
         count, kv_heads, shared, size = len(group.tables), spec.kv_heads, spec.heads // spec.kv_heads, spec.head_size
-        gathered = cache.take(group.tables.ravel(), axis=0, mode="clip")  # tables are right: "raise" would copy twice
-        gathered = gathered.reshape(count, -1, 2, kv_heads, size)[:, : group.length]
+        gathered = self._gather(cache, group.tables).reshape(count, -1, 2, kv_heads, size)[:, : group.length]
         k = gathered[:, :, 0].transpose(0, 2, 3, 1)
         v = gathered[:, :, 1].transpose(0, 2, 1, 3)
         # [sequence, kv head, (query head of the group x query), head size]
