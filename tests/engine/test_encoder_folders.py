@@ -29,7 +29,8 @@ def refused(folder: Path) -> str:
         ({"hidden_act": "silu"}, ["config.json", "hidden_act", "'gelu'"]),
         ({"hidden_size": 33}, ["hidden_size 33", "4 attention heads"]),
         ({"num_attention_heads": 0}, ["num_attention_heads", "positive"]),
-        ({"num_hidden_layers": 10**9}, ["no tensor"]),
+        ({"num_hidden_layers": 10**9}, ["num_hidden_layers", "at most 1000"]),
+        ({"num_hidden_layers": 3}, ["no tensor", "encoder.layer.2."]),
         ({"num_hidden_layers": 2**40}, ["num_hidden_layers", "positive"]),
         ({"vocab_size": 2**31 - 1}, ["word_embeddings", "shape", "config.json says"]),
         ({"layer_norm_eps": -1.0}, ["layer_norm_eps"]),
@@ -70,7 +71,7 @@ Spoil = Callable[[Path], object]
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda f: (f / "model.safetensors").unlink(), ["model.safetensors", "missing"]),
+        (lambda f: (f / "model.safetensors").unlink(), ["model.safetensors", "No such file"]),
         (lambda f: (f / "model.safetensors").write_bytes(b""), ["model.safetensors", "shorter"]),
         (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 64), ["model.safetensors", "header"]),
         (lambda f: (f / "config.json").unlink(), ["config.json", "No such file"]),

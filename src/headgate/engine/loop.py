@@ -31,7 +31,7 @@ def serve(socket: socket.socket, clock: Clock, started: float) -> None:
         folder, phases = Path(first.folder), {"import": imported}
         try:
             if is_encoder(folder):
-                encoder, ready = load_encoder(folder, first.settings, clock, phases)
+                encoder, ready = load_encoder(folder, first.settings, clock, phases, channel.send)
                 channel.send(ready)
                 encode(channel, encoder, clock, rest)
             else:

@@ -10,6 +10,7 @@ from headgate.engine.encoder_wire import EncoderFacts, Text
 from headgate.engine.encoding.work import EncoderWorker
 from headgate.engine.errors import ModelFolderError
 from headgate.engine.limits import Limits
+from headgate.engine.loading import Phases, Tell
 from headgate.engine.models.encoder_spec import EncoderSpec, read_encoder_spec
 from headgate.engine.models.encoder_weights import read_encoder_weights
 from headgate.engine.runners.encoder_runner import EncoderRunner
@@ -17,31 +18,26 @@ from headgate.engine.settings import EngineSettings
 
 
 def load_encoder(
-    folder: Path, settings: EngineSettings, clock: Clock, phases: dict[str, float]
+    folder: Path, settings: EngineSettings, clock: Clock, seconds: dict[str, float], tell: Tell | None = None
 ) -> tuple[EncoderWorker, wire.Ready]:
-    """Raises `ModelFolderError`. The runner has really encoded a text; `phases` are added to."""
-
-    def timed(name: str, since: float) -> float:
-        now = clock.monotonic()
-        phases[name] = now - since
-        return now
-
-    at = clock.monotonic()
+    """The runner has really encoded a text; what each phase took is added to `seconds`. Raises `ModelFolderError`."""
+    phases = Phases(clock, seconds, tell)
+    phases.begin("config")
     spec = read_encoder_spec(folder)
-    at = timed("config", at)
-    runner = EncoderRunner(spec, read_encoder_weights(folder, spec))
-    at = timed("weights", at)
+    phases.begin("weights")
+    runner = EncoderRunner(spec, read_encoder_weights(folder, spec, phases.read))
+    phases.begin("first_text")
     length = min(8, spec.max_length)
     trial = runner.encode([Text(tuple(range(min(length, spec.vocabulary)))), Text((0,))])
     if not np.isfinite(trial).all():
         raise ModelFolderError(f"{folder}: the model gives no finite numbers: its weights are damaged or too large")
-    timed("first_text", at)
+    phases.end()
     most = settings.encoder.max_waiting
     facts = EncoderFacts(
         max_length=spec.max_length, vocabulary=spec.vocabulary, size=runner.size, ranks=spec.ranks, max_waiting=most
     )
     worker = EncoderWorker(runner, settings.encoder, clock)
-    return worker, wire.Ready(_limits(spec, settings), (), phases, encoder=facts)
+    return worker, wire.Ready(_limits(spec, settings), (), seconds, encoder=facts)
 
 
 def _limits(spec: EncoderSpec, settings: EngineSettings) -> Limits:

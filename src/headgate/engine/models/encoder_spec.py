@@ -21,6 +21,7 @@ BERT_LIKE = ("BertModel", "BertForSequenceClassification")
 _MASKED = {name.replace("Model", "ForMaskedLM"): name for name in EMBEDS}
 """Bodies published with the head they were trained with, which embedding has no use for."""
 LARGEST = 2**31
+LAYERS_MAX = 1_000
 """No size of a model that could be run comes near; products of such sizes are still harmless."""
 
 Pooling = Literal["mean", "cls", "max"]
@@ -182,8 +183,9 @@ def _unsupported(config: _Config) -> str | None:
     if not config.architectures or config.architectures[0] not in known:
         return f"architecture {config.architectures} is not supported; encoders are {', '.join(known)}"
     for name, size in sizes.items():
-        if not 1 <= size < LARGEST:
-            return f"{name} must be a positive number, not {size}"
+        most = LAYERS_MAX if name == "num_hidden_layers" else LARGEST
+        if not 1 <= size <= most:
+            return f"{name} must be a positive number, at most {most}, not {size}"
     if config.hidden_size % config.num_attention_heads:
         return f"hidden_size {config.hidden_size} cannot be split into {config.num_attention_heads} attention heads"
     if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
