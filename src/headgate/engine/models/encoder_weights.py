@@ -46,7 +46,8 @@ class EncoderWeights(Struct, frozen=True):
 class _Reader:
     """Reads what `_expected` lists; the body's names are given without their prefix."""
 
-    def __init__(self, tensors: Tensors, prefix: str) -> None:
+    def __init__(self, folder: Path, tensors: Tensors, prefix: str) -> None:
+        self._folder = folder
         self._tensors = tensors
         self._prefix = prefix
 
@@ -54,7 +55,9 @@ class _Reader:
         full = name if head else self._prefix + name
         values = self._tensors.read(full)
         if not np.isfinite(values).all():
-            raise ModelFolderError(f"tensor {full!r} of the weights holds values that are not finite; fetch them again")
+            raise ModelFolderError(
+                f"{self._folder}: tensor {full!r} holds values that are not finite; fetch the weights again"
+            )
         return values
 
     def affine(self, name: str, *, head: bool = False) -> Affine:
@@ -73,7 +76,7 @@ def read_encoder_weights(
     try:
         prefix = _prefix(tensors)
         tensors.check(_expected(spec, prefix))
-        return _weights(_Reader(tensors, prefix), spec)
+        return _weights(_Reader(folder, tensors, prefix), spec)
     finally:
         tensors.close()
 
