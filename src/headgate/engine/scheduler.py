@@ -322,7 +322,7 @@ class Scheduler:
             parent is not None
             and parent.state is State.RUNNING
             and parent.computed >= sequence.prompt_length
-            and parent.key not in self._tables.copies
+            and parent.key not in self._tables.copies  # what is only to be copied cannot be copied from yet
             and not sequence.generated
         ):
             self._tables.fork(sequence, parent)
