@@ -12,6 +12,7 @@ import pytest
 from msgspec import Struct, structs
 
 from headgate.app.config import EngineConfig, ModelConfig
+from headgate.app.engine_views import shown
 from headgate.app.engines import Around, Engines
 from headgate.app.inference import allowed_folder, hosted_models
 from headgate.app.yamlfile import ConfigError
@@ -21,6 +22,7 @@ from headgate.core.hosting import LoadSpec
 from headgate.core.ids import Ids
 from headgate.core.ports import Backend, ModelInfo
 from headgate.engine.settings import EngineSettings
+from headgate.engine.wire import Loading
 from headgate.telemetry.log import Log
 from headgate.tenancy.records import CLI, Actor
 from tests.backends import folders
@@ -209,3 +211,9 @@ def test_only_folders_below_the_given_one_can_be_asked_for(folder: Path) -> None
     for model in ("..", "../a", "/", str(folder / "a"), "a/../../x", "a/inner", ".", "", "a\0", "~/a"):
         with pytest.raises(BadCall):
             allowed_folder(model, str(folder))
+
+
+def test_how_far_a_load_has_come_is_shown_as_far_as_it_is_known() -> None:
+    assert shown(None) == ""
+    assert shown(Loading("grammar")) == " (grammar)"
+    assert shown(Loading("weights", 2**20, 4 * 2**20)) == " (weights 25% of 4 MiB)"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from headgate import engine
 from headgate.core.clock import SystemClock
 from headgate.core.errors import Failed, Overloaded
 from headgate.engine import waking
@@ -17,6 +18,7 @@ from headgate.engine.plan import SamplingParams
 from headgate.engine.waking import Waking
 from tests.engine import tiny
 
+BUNDLED = Path(engine.__path__[0]) / "bundled" / "headgate-demo"
 GREEDY = SamplingParams(temperature=0.0, ignore_eos=True)
 
 
@@ -76,6 +78,22 @@ def test_asleep_it_has_no_process_and_one_start_serves_all_who_wait(folder: Path
         assert client.stats.generated_tokens == 200, "totals go on"
 
     run(folder, work)
+
+
+def test_a_start_tells_how_far_it_has_come() -> None:
+    async def work(client: EngineClient) -> None:
+        await client.process.sleep()
+        asking = asyncio.ensure_future(answer(client))
+        seen: set[str] = set()
+        while not asking.done():
+            await asyncio.sleep(0.001)
+            if client.process.progress is not None:
+                seen.add(client.process.progress.phase)
+        assert len(await asking) == 20
+        assert seen
+        assert seen <= set(client.phases)
+
+    run(BUNDLED, work)
 
 
 def test_where_there_is_no_room_the_callers_are_told_and_it_stays_asleep(folder: Path) -> None:
