@@ -144,11 +144,9 @@ async def build(
 
         readiness = Readiness()
         around = Around(fleet, path.allow, Tenancy(keys).audit.note, home.folder / "encoders")
-        engines = Engines(config.engine, around, clock, ids, log) if config.engine.enabled else None
+        engines = _launched(config, around, ids, kit, readiness)
         if engines is not None:
             stack.push_async_callback(engines.aclose)
-            engines.launch()
-            readiness.require(EMBEDDED, engines.ready)
             keep(tasks, engines.watch(), "engines", log)
         await fleet.apply(config)
         watch(path, meter)
@@ -291,6 +289,15 @@ def _upkeep(
         (path.upstreams.replicas.watch(fleet.health.suspect), "signs of life"),
         (fleet.keep_fresh(), "model lists"),
     ]
+
+
+def _launched(config: Config, around: Around, ids: Ids, kit: Kit, readiness: Readiness) -> Engines | None:
+    if not config.engine.enabled:
+        return None
+    engines = Engines(config.engine, around, kit.clock, ids, kit.log)
+    engines.launch()
+    readiness.require(EMBEDDED, engines.ready)
+    return engines
 
 
 def _swap_keys(auth: Auth, table: KeyTable) -> None:
