@@ -1,5 +1,6 @@
 """From a model folder to a worker that has generated a token, each phase of the way timed and told."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from headgate.engine.errors import ModelFolderError
 from headgate.engine.grammar import Grammars
 from headgate.engine.limits import Limits
 from headgate.engine.models.spec import ModelSpec, read_spec
-from headgate.engine.models.weights import read_weights
+from headgate.engine.models.weights import footprint, read_weights
 from headgate.engine.plan import Proposer, Runner, SamplingParams
 from headgate.engine.runners.numpy_runner import NumpyRunner
 from headgate.engine.sampling import draft
@@ -23,6 +24,10 @@ from headgate.engine.speculate import NGram, Pace
 from headgate.engine.work import Worker
 
 FLOAT_BYTES = 4
+LARGE_BYTES = 64 * 2**20
+"""Weights beyond this do not fit a processor's cache."""
+MOST_THREADS = 4
+"""Unless the settings say so: memory's bandwidth is used up by then."""
 TOLD_EVERY_S = 0.25
 """Between two messages about the bytes read."""
 
@@ -93,9 +98,16 @@ def load(
 
 def _runner(folder: Path, spec: ModelSpec, *, settings: EngineSettings, limits: Limits, phases: Phases) -> NumpyRunner:
     phases.begin("weights")
-    weights = read_weights(folder, spec, phases.read, threads=settings.threads)
+    weights = read_weights(folder, spec, phases.read, threads=settings.threads or _threads(spec))
     phases.begin("kv_cache")
     return NumpyRunner(spec, weights, blocks=limits.blocks, block_size=limits.block_size)
+
+
+def _threads(spec: ModelSpec) -> int:
+    """What fits the processor's cache is computed fastest by one."""
+    if footprint(spec).weights < LARGE_BYTES:
+        return 1
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST_THREADS)
 
 
 def _proposer(settings: EngineSettings, spec: ModelSpec, runner: Runner | None, limits: Limits) -> Proposer | None:

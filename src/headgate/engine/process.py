@@ -77,7 +77,9 @@ class EngineProcess:
     nothing for `hang_s` seconds is killed. A folder that cannot be served is not tried again.
     """
 
-    def __init__(self, folder: Path, settings: EngineSettings, owner: Owner, *, clock: Clock) -> None:
+    def __init__(
+        self, folder: Path, settings: EngineSettings, owner: Owner, *, clock: Clock, blas_threads: int = 1
+    ) -> None:
         self.folder = folder
         self.settings = settings
         self.phases: dict[str, float] = {}
@@ -98,6 +100,7 @@ class EngineProcess:
         self.told: Callable[[], None] = lambda: None
         """Called when `state` may have changed."""
         self._owner = owner
+        self._blas_threads = blas_threads
         self._clock = clock
         self._tasks = Tasks()
         self._watch = Watch()
@@ -295,7 +298,7 @@ class EngineProcess:
                 self._process = process = await asyncio.create_subprocess_exec(
                     # -P: the working directory is no place to import from
                     *(sys.executable, "-P", "-m", "headgate.engine.worker"),
-                    *("--fd", str(theirs.fileno()), "--threads", str(self.settings.threads)),
+                    *("--fd", str(theirs.fileno()), "--blas-threads", str(self._blas_threads)),
                     pass_fds=(theirs.fileno(),),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,

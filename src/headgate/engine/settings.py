@@ -58,7 +58,7 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Keep the keys and values of what was computed, for prompts that begin alike, as long as there is room."""
     speculation: Speculation = Speculation()
     encoder: EncoderSettings = EncoderSettings()
-    threads: Annotated[int, Meta(ge=1)] = 1
-    """BLAS threads. One is fastest for models that fit the processor's cache."""
+    threads: Annotated[int, Meta(ge=0, le=64)] = 0
+    """Threads that compute. 0: one for small models, which is fastest for them, and up to four for large ones."""
     hang_s: Annotated[float, Meta(gt=0)] = 60.0
     """Seconds that the engine may have work and say nothing, not even of a step, before it is killed and replaced."""

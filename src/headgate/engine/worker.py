@@ -1,4 +1,4 @@
-"""The engine's process: `python -m headgate.engine.worker --fd N --threads T`, started by `engine/client.py`.
+"""The engine's process: `python -m headgate.engine.worker --fd N`, started by `engine/client.py`.
 
 It owns no terminal and no address: it talks over the inherited socket only, and ends when the other side closes it,
 which is also what happens when the parent dies. Interrupts and terminations are the parent's to decide, so both signals
@@ -19,12 +19,12 @@ THREAD_SETTINGS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m headgate.engine.worker")
     parser.add_argument("--fd", type=int, required=True)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--blas-threads", type=int, default=1, help="a decoder has threads of its own beside these")
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for name in THREAD_SETTINGS:
-        os.putenv(name, str(arguments.threads))
+        os.putenv(name, str(arguments.blas_threads))
     clock = SystemClock()
     started = clock.monotonic()
     # NumPy's matrix library reads these once, while it is loaded: everything that imports NumPy comes after.

@@ -26,7 +26,7 @@ class EncoderClient:
     def __init__(self, folder: Path, settings: EngineSettings | None = None, *, clock: Clock) -> None:
         self.folder = folder
         self.settings = settings or EngineSettings()
-        self.process = EngineProcess(folder, self.settings, self, clock=clock)
+        self.process = EngineProcess(folder, self.settings, self, clock=clock, blas_threads=self.settings.threads or 1)
         self._changed = asyncio.Event()
         self._waiting: dict[int, tuple[int, asyncio.Future[bytes]]] = {}
         """By request: how many texts, and who waits."""
