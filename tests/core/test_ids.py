@@ -29,9 +29,11 @@ def test_ids_sort_by_the_millisecond_they_were_made(steps: list[float], seed: in
     assert made == sorted(made)
 
 
-def test_ids_of_one_millisecond_differ() -> None:
+def test_ids_of_one_millisecond_differ_and_sort_as_they_were_made() -> None:
     ids = Ids(VirtualClock(), random.Random(2))
-    assert len({ids.new("a") for _ in range(10_000)}) == 10_000
+    made = [ids.new("a") for _ in range(10_000)]
+    assert len(set(made)) == 10_000
+    assert made == sorted(made)
 
 
 def test_the_same_seed_and_time_make_the_same_ids() -> None:
