@@ -1,7 +1,6 @@
 """From a model folder to a worker that has generated a token, each phase of the way timed and told."""
 
 import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from headgate.engine.grammar import Grammars
 from headgate.engine.limits import Limits
 from headgate.engine.models.spec import ModelSpec, read_spec
 from headgate.engine.models.weights import footprint, read_weights
+from headgate.engine.phases import Phases, Tell
 from headgate.engine.plan import Proposer, Runner, SamplingParams
 from headgate.engine.runners.numpy_runner import NumpyRunner
 from headgate.engine.sampling import draft
@@ -28,41 +28,6 @@ LARGE_BYTES = 64 * 2**20
 """Weights beyond this do not fit a processor's cache."""
 MOST_THREADS = 4
 """Unless the settings say so: memory's bandwidth is used up by then."""
-TOLD_EVERY_S = 0.25
-"""Between two messages about the bytes read."""
-
-Tell = Callable[[wire.Loading], None]
-
-
-class Phases:
-    """Times the phases of a start, one after the other, and tells of them."""
-
-    def __init__(self, clock: Clock, seconds: dict[str, float], tell: Tell | None) -> None:
-        self.seconds = seconds
-        self._clock = clock
-        self._tell = tell
-        self._name = ""
-        self._since = self._told = clock.monotonic()
-
-    def begin(self, name: str) -> None:
-        """Ends the phase before."""
-        self.end()
-        self._name = name
-        if self._tell is not None:
-            self._tell(wire.Loading(name))
-
-    def end(self) -> None:
-        now = self._clock.monotonic()
-        if self._name:
-            self.seconds[self._name] = self.seconds.get(self._name, 0.0) + now - self._since
-        self._name, self._since = "", now
-
-    def read(self, done: int, total: int) -> None:
-        """So many bytes of weights are read."""
-        now = self._clock.monotonic()
-        if self._tell is not None and (done == total or now - self._told >= TOLD_EVERY_S):
-            self._told = now
-            self._tell(wire.Loading(self._name, done, total))
 
 
 def load(

@@ -10,9 +10,9 @@ from headgate.engine.encoder_wire import EncoderFacts, Text
 from headgate.engine.encoding.work import EncoderWorker
 from headgate.engine.errors import ModelFolderError
 from headgate.engine.limits import Limits
-from headgate.engine.loading import Phases, Tell
 from headgate.engine.models.encoder_spec import EncoderSpec, read_encoder_spec
 from headgate.engine.models.encoder_weights import read_encoder_weights
+from headgate.engine.phases import Phases, Tell
 from headgate.engine.runners.encoder_runner import EncoderRunner
 from headgate.engine.settings import EngineSettings
 
