@@ -13,9 +13,9 @@ from headgate.backends.embedded_grammar import Held, held_to
 from headgate.backends.embedded_prompt import Prompt
 from headgate.core.errors import BadCall
 from headgate.core.events import Finish, Text
-from headgate.core.request import ChatRequest, Message, ResponseFormat
+from headgate.core.request import ChatRequest, CompletionRequest, Message, ResponseFormat
 from tests.backends import folders
-from tests.backends.embedded import Asker, reason, run, text
+from tests.backends.embedded import Asker, events, reason, run, text
 from tests.engine.schemas import walk
 
 LARK = 'start: GREETING " " NAME\nGREETING: "hi" | "bye"\nNAME: /[A-Z][a-z]{1,4}/'
@@ -76,10 +76,38 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"guided_json": {"properties": {"a": {"not": {}}}}}, "guided_json", "guided_json: properties.a.not: 'not' cannot"),
     ({"guided_regex": "(?=a)b"}, "guided_regex", "guided_regex: .*look-around"),
     ({"guided_regex": "(a"}, "guided_regex", "unclosed group"),
+    ({"guided_regex": "a)|(b"}, "guided_regex", "unopened group"),
     ({"guided_grammar": "no grammar"}, "guided_grammar", "guided_grammar: .*cannot be enforced"),
     ({"guided_grammar": "root ::= [unclosed"}, "guided_grammar", "not valid GBNF"),
     ({"guided_grammar": 'start: "a" & "b"'}, "guided_grammar", "cannot be enforced"),
 ]
+
+
+LETTERS = ['say "a\\b"', "\x00\x01\x1f\x7f\x80", "é\u2028\ufffe🙂", "<|im_end|>", "<tool_call>", "a/b\n\r"]
+
+
+def test_any_text_can_be_chosen_and_as_many_as_there_is_room_for(folder: Path) -> None:
+    async def work(ask: Asker) -> None:
+        for letters in LETTERS:
+            for form in ({"choice": [letters]}, {"regex": re.escape(letters)}):
+                out = await ask.complete(prompt="the weather", structured_outputs=form, max_tokens=60)
+                assert (text(out), reason(out)) == (letters, "stop")
+        many = [f"kind {number}" for number in range(10_000)]
+        out = await ask.complete(prompt="the weather", guided_choice=[*many, ""], max_tokens=60)
+        assert text(out) in {*many, ""}
+        assert text(await ask.complete(prompt="the weather", guided_regex="", max_tokens=60)) == ""
+
+    run(folder, work)
+
+
+def test_a_form_that_becomes_too_complex_is_the_callers_to_mend(folder: Path) -> None:
+    async def work(ask: Asker) -> None:
+        answer = await ask.open(CompletionRequest, prompt="a", guided_grammar='start: "a" start', max_tokens=1000)
+        with pytest.raises(BadCall, match="ask for a simpler") as refused:
+            await events(answer)
+        assert (refused.value.status, refused.value.code) == (400, "schema_too_complex")
+
+    run(folder, work)
 
 
 def test_what_is_asked_for_wrongly_is_refused_with_its_field(folder: Path) -> None:

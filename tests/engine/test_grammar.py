@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headgate.backends.detokenize import Vocabulary
 from headgate.core.errors import BadCall
 from headgate.engine.grammar import CACHED_GRAMMARS, Grammars, Matcher
 from headgate.engine.plan import Masks, SampleSpec, SamplingParams, StepPlan, StepResult
@@ -18,6 +19,7 @@ from tests.engine.drive import Engine, limits
 TOKENIZER = folders.tokenizer()
 END = TOKENIZER.get_vocab()["<|im_end|>"]
 SIZE = TOKENIZER.get_vocab_size()
+VOCABULARY = Vocabulary(TOKENIZER)
 
 
 def grammars() -> Grammars:
@@ -70,6 +72,18 @@ def test_what_is_wrong_or_too_large_is_refused() -> None:
         made.start("start: %json " + json.dumps({"enum": ["x" * 100 + str(index) for index in range(3000)]}))
 
 
+@pytest.mark.parametrize("text", ["<|im_end|>", "a<|im_start|>b", "<tool_call><|im_end|>"])
+def test_a_form_may_hold_the_text_of_special_tokens(text: str) -> None:
+    for grammar in (f"start: {json.dumps(text)}", f"start: A\nA: {json.dumps(text)}"):
+        matcher, written = grammars().start(grammar), b""
+        while not matcher.ended:
+            tokens = matcher.forced() or (min(allowed(mask(matcher))),)
+            matcher.consume(tokens)
+            assert not matcher.failed
+            written += b"".join(VOCABULARY.text(token) for token in tokens)
+        assert written.decode() == text
+
+
 def test_only_the_latest_grammars_are_kept() -> None:
     made = grammars()
     for index in range(CACHED_GRAMMARS + 10):
@@ -120,6 +134,15 @@ class Stubborn:
 
     def sample(self, logits: None, samples: tuple[SampleSpec, ...], masks: Masks) -> StepResult:
         return StepResult(((TOKENIZER.encode("x").ids[0],),) * len(samples), (None,) * len(samples))
+
+
+@pytest.mark.parametrize(("least", "length"), [(0, 1), (1, 1), (3, 3)])
+def test_a_stop_token_ends_an_answer_that_has_a_form_too(least: int, length: int) -> None:
+    engine = Engine(Stubborn(), limits(vocabulary=SIZE))
+    params = SamplingParams(stop_ids=(END, TOKENIZER.encode("x").ids[0]), min_tokens=least)
+    engine.add(Sequence(0, (5, 6), params, max_tokens=9, constraint=grammars().start("start: /x+/")))
+    engine.run()
+    assert (engine.finished, len(engine.texts[0])) == ({0: "stop"}, length)
 
 
 def test_a_sequence_whose_grammar_failed_ends_as_failed_and_frees_its_blocks() -> None:

@@ -26,7 +26,7 @@ _TEXT = f"TEXT: {_ANY}"
 _GAP = r"GAP: /\n{0,2}/"
 _GBNF = re.compile(r"^\s*[A-Za-z][\w-]*\s*::=", re.MULTILINE)
 _PARTS = re.compile(r"\\.|[^\\]|\\$", re.DOTALL)
-_ESCAPES = {"/": r"\/", "\n": r"\n", "\r": r"\r"}
+_ESCAPES = {"/": r"\/", "\n": r"\n", "\r": r"\r", "\\\n": r"\n", "\\\r": r"\r"}
 _DIGITS = {False: "[0-9]", True: "0-9"}
 _CANNOT = "The schema cannot be enforced: "
 _OF_SCHEMA = "failed to compile JSON schema: "
@@ -128,9 +128,9 @@ def _answer(wanted: Wish) -> _Answer:
         case "json":
             return _Answer(_json(wanted.value, wanted.strict))
         case "regex":
-            return _Answer("MATCH", (f"MATCH: /(?:{_slashed(wanted.value)})/",))
-        case "choice":
-            return _Answer(" | ".join(json.dumps(one, ensure_ascii=False) for one in wanted.value))
+            return _Answer("MATCH", (f"MATCH: /{_slashed(wanted.value) or '(?:)'}/",))
+        case "choice":  # a terminal: of rules, llguidance takes two thousand at most
+            return _Answer("CHOICE", (f"CHOICE: {' | '.join(map(_literal, wanted.value))}",))
         case "grammar":
             kind = "gbnf" if _GBNF.search(wanted.value) else "lark_grammar"
             return _Answer("@form", (), ({"name": "form", kind: wanted.value},))
@@ -183,9 +183,12 @@ def _one_of(tools: list[Tool], form: CallForm, dialect: Dialect) -> str:
 
 
 def _lark(pieces: Sequence[str | int]) -> str:
-    return " ".join(
-        f"<[{piece}]>" if isinstance(piece, int) else json.dumps(piece, ensure_ascii=False) for piece in pieces
-    )
+    return " ".join(f"<[{piece}]>" if isinstance(piece, int) else _literal(piece) for piece in pieces)
+
+
+def _literal(text: str) -> str:
+    """As Lark has it, which is JSON without the one control character that JSON leaves as it is."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _goes_on(request: ChatRequest) -> bool:

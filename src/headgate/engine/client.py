@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headgate.core.clock import Clock
-from headgate.core.errors import BadCall, Failed, HeadgateError, Overloaded
+from headgate.core.errors import BadCall, HeadgateError, Overloaded
 from headgate.engine import wire
 from headgate.engine.errors import ModelFolderError
 from headgate.engine.generation import Generation
@@ -17,6 +17,7 @@ from headgate.engine.settings import EngineSettings
 
 MAX_UNREAD_BYTES = 64 * 2**20
 """Of requests that the process has not read yet; beyond, new ones are refused."""
+_TOO_COMPLEX = "Holding the answer to its form became too complex: ask for a simpler schema, pattern or grammar."
 
 
 class EngineClient:
@@ -221,7 +222,7 @@ class EngineClient:
         if generation is None:
             return  # cancelled while this was on its way
         if delta.finish == "failed":
-            generation.fail(Failed("Holding the answer to its schema became too complex.", code="schema_too_complex"))
+            generation.fail(BadCall(_TOO_COMPLEX, code="schema_too_complex"))
             self.process.send(wire.Cancel(delta.request))
         else:
             generation.receive(delta)

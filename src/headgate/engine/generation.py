@@ -46,9 +46,9 @@ class Generation:
     async def accepted(self) -> None:
         """Returns when the engine has compiled the request's grammar; raises what it has against it."""
         while not self._accepted:
+            if self._error is not None:
+                raise self._error
             await self._news()
-        if self._error is not None:
-            raise self._error
 
     def cancel(self, choice: int) -> None:
         """Ends one choice: nothing more of it will come."""
@@ -85,7 +85,6 @@ class Generation:
         if self._open:
             self._open.clear()
             self._error = error
-            self._accepted = True
             self._notify()
 
     async def _news(self) -> None:

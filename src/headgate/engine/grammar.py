@@ -17,6 +17,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from headgate.core.errors import BadCall, HeadgateError, Overloaded
 from headgate.engine.grammar_compile import TRIAL_S, Trials, compiled
+from headgate.engine.grammar_tokens import without_special_text
 
 MAX_GRAMMAR_CHARS = 2**18
 CACHED_GRAMMARS = 64
@@ -121,7 +122,8 @@ class Grammars:
 
     def __init__(self, tokenizer_json: str, *, vocabulary: int, eos_ids: tuple[int, ...]) -> None:
         """Raises `ValueError` for a tokenizer that llguidance cannot read."""
-        self._tokenizer = LLTokenizer(tokenizer_json, n_vocab=vocabulary, eos_token=list(eos_ids))
+        text = without_special_text(tokenizer_json)
+        self._tokenizer = LLTokenizer(text, n_vocab=vocabulary, eos_token=list(eos_ids))
         self._kept: OrderedDict[str, Ticket] = OrderedDict()
         self._asked: dict[str, Ticket] = {}
         self._finished: deque[str] = deque()
@@ -143,7 +145,7 @@ class Grammars:
             return None
         try:
             return cls(path.read_text(encoding="utf-8"), vocabulary=vocabulary, eos_ids=eos_ids)
-        except ValueError:
+        except (ValueError, LookupError, TypeError):
             return None
 
     @property

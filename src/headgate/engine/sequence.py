@@ -115,7 +115,7 @@ class Sequence:
             self.constraint.consume((token,))
             if self.constraint.failed:
                 return "failed"
-            ended = self.constraint.ended
+            ended = self.constraint.ended or (ended and self.generated >= self.params.min_tokens)
         if ended:
             return "stop"
         return "length" if len(self.tokens) - self.prompt_length >= self.max_tokens else None
