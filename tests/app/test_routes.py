@@ -56,14 +56,21 @@ def test_callers_are_shown_names_not_patterns() -> None:
 
 
 def test_the_welcome_has_address_key_models_and_a_line_to_try() -> None:
-    text = welcome("0.0.0.0", 4000, "hg-key", [f"m{n}" for n in range(12)], None)
-    for words in ("http://127.0.0.1:4000/v1", "hg-key", "m0, m1", "and 4 more", "curl http://127.0.0.1:4000/v1/chat"):
+    text = welcome("0.0.0.0", 4000, "hg-key", [f"m{n}" for n in range(12)], None, "m3")
+    for words in (
+        "http://127.0.0.1:4000/v1",
+        "hg-key",
+        "m0, m1",
+        "and 4 more",
+        '"model": "m3"',
+        "curl http://127.0.0.1:4000/v1/chat",
+    ):
         assert words in text
-    assert "[::1]:80" in welcome("::1", 80, None, ["m"], None)
+    assert "[::1]:80" in welcome("::1", 80, None, ["m"], None, "m")
 
 
 def test_the_welcome_without_models_or_key_says_how_to_get_them() -> None:
-    text = welcome("127.0.0.1", 1, None, [], "loading")
+    text = welcome("127.0.0.1", 1, None, [], "loading", None)
     assert "none yet" in text
     assert "headgate keys create" in text
     assert "not ready loading" in text

@@ -1,11 +1,12 @@
 """How engines are shown, in the admin API, in `/readyz` and on the terminal; and what is refused by how they stand."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from headgate.app.inference import Inference
 from headgate.app.yamlfile import ConfigError
 from headgate.core.errors import Conflict
 from headgate.core.hosting import EngineView, Progress
+from headgate.engine.client import EngineClient
 from headgate.engine.wire import Loading
 
 
@@ -50,6 +51,24 @@ def shown(progress: Loading | None) -> str:
     if not progress.total:
         return f" ({progress.phase})"
     return f" ({progress.phase} {progress.done / progress.total:.0%} of {progress.total / 2**20:.0f} MiB)"
+
+
+def starting(models: Mapping[str, Inference]) -> bool:
+    """Whether waiting can help: a model that is refused, or asleep, does not become ready by itself."""
+    return any(one.process.state in {"loading", "restarting"} for one in models.values())
+
+
+def troubles(models: Mapping[str, Inference]) -> str:
+    """Which models cannot be used now and why, for people."""
+    out = [view(one) for one in models.values() if one.state not in {"ready", "asleep"}]
+    return "; ".join(f"'{one.id}' is {one.state}" + (f": {one.trouble}" if one.trouble else "") for one in out)
+
+
+def to_try(offered: Sequence[str], models: Mapping[str, Inference]) -> str | None:
+    """Of the names that callers see, one that writes text: one of our own, which costs nothing, before others."""
+    writers = [one.name for one in models.values() if isinstance(one.client, EngineClient) and one.state != "refused"]
+    others = [name for name in offered if name not in models]
+    return next((name for name in (*writers, *others) if name in offered), None)
 
 
 def check_room(cap: int, models: Sequence[Inference]) -> None:

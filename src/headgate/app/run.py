@@ -14,6 +14,7 @@ from headgate.api import build as api
 from headgate.api.server import Server, bind
 from headgate.app.build import Parts, build, keep, services
 from headgate.app.config import Config, Environment, find_file, load, read_environment
+from headgate.app.engine_views import starting, to_try, troubles
 from headgate.app.first_key import first_key
 from headgate.app.home import Home
 from headgate.app.reload import Reloader
@@ -146,12 +147,14 @@ class _Run:
         write: Callable[[str], object] = sys.stdout.write
         progress = Progress(write, sys.stdout.isatty())
         end = self._clock.monotonic() + READY_SECONDS
-        while not parts.readiness()[0] and self._clock.monotonic() < end:
+        own = {} if parts.engines is None else parts.engines.models
+        while not parts.readiness()[0] and (starting(own) or not own) and self._clock.monotonic() < end:
             loading = parts.engines.progress() if parts.engines is not None else ""
             progress.step(f"loading {loading or 'the model'}")
             await self._clock.sleep(0.1)
         progress.done()
         models = sorted(parts.gateway.routes.exact)
         ok, detail = parts.readiness()
-        write(welcome(self._config.server.host, port, key, models, None if ok else str(detail)))
+        trouble = None if ok else troubles(own) or str(detail)
+        write(welcome(self._config.server.host, port, key, models, trouble, to_try(models, own)))
         sys.stdout.flush()

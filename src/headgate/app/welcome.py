@@ -26,8 +26,10 @@ class Progress:
             self._write("\r\x1b[K")
 
 
-def welcome(host: str, port: int, key: str | None, models: Sequence[str], trouble: str | None) -> str:
-    """The text. `key` is None where only the administrator knows it."""
+def welcome(
+    host: str, port: int, key: str | None, models: Sequence[str], trouble: str | None, example: str | None
+) -> str:
+    """The text. `key` is None where only the administrator knows it; `example` is a model that writes text, or None."""
     base = f"http://{_reachable(host)}:{port}/v1"
     shown = ", ".join(models[:SHOWN_MAX]) + (f" and {len(models) - SHOWN_MAX} more" if len(models) > SHOWN_MAX else "")
     lines = [
@@ -40,8 +42,8 @@ def welcome(host: str, port: int, key: str | None, models: Sequence[str], troubl
     ]
     if trouble:
         lines.append(f"  not ready {trouble}")
-    if models:
-        body = json.dumps({"model": models[0], "messages": [{"role": "user", "content": "Who are you?"}]})
+    if example is not None:
+        body = json.dumps({"model": example, "messages": [{"role": "user", "content": "Who are you?"}]})
         lines += [
             "",
             "  Try it:",
