@@ -1,6 +1,7 @@
 """The admin API of the engines: models come, sleep, wake and go while it serves, and nothing else can be read."""
 
 import json
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,11 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         folders.write(folder / "models" / name)
     folders.write(_made(folder / "outside"))
     (folder / "models" / "link").symlink_to(folder / "outside")
+    (folder / "models" / "circle").symlink_to(folder / "models" / "circle")
+    pipe = _made(folder / "models" / "pipe")
+    folders.write(pipe)
+    (pipe / "model.safetensors").unlink()
+    os.mkfifo(pipe / "model.safetensors")
     broken = _made(folder / "models" / "broken")
     folders.write(broken)
     (broken / "model.safetensors").write_bytes(b"\xff" * 100)
@@ -138,6 +144,9 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"name": "x", "model": ""}, 400, "'model'"),
     ({"name": "x", "model": "small\0"}, 400, "'model'"),
     ({"name": "x", "model": "nothing"}, 400, "There is no model 'nothing'"),
+    ({"name": "x", "model": "circle"}, 400, "'model'"),
+    ({"name": "x", "model": "long" * 100}, 400, "There is no model 'longlong"),
+    ({"name": "*", "model": "small"}, 400, "'name'"),
     ({"name": "x", "model": "package:os.path"}, 400, "no model"),
     ({"name": "x", "model": "package:no-such-package"}, 400, "no model"),
     ({"name": "x", "model": "small", "settings": {"kv_cache_mib": 0}}, 400, "kv_cache_mib"),
@@ -165,8 +174,9 @@ def test_what_cannot_be_loaded_is_refused_and_leaves_nothing(live: Live) -> None
     assert chat(live, "first")[0] == 200
 
 
-def test_a_damaged_folder_is_told_and_never_offered(live: Live) -> None:
-    status, begun = ask(live, "POST", BASE, {"name": "bad", "model": "broken"})
+@pytest.mark.parametrize("folder", ["broken", "pipe"])
+def test_a_damaged_folder_is_told_and_never_offered(live: Live, folder: str) -> None:
+    status, begun = ask(live, "POST", BASE, {"name": "bad", "model": folder})
     assert status == 200, begun
     until(lambda: state(live, "bad") == "refused", 30)
     assert "model.safetensors" in ask(live, "GET", f"{BASE}/bad")[1]["trouble"]

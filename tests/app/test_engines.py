@@ -197,7 +197,9 @@ def test_the_settings_name_models_by_folder_package_or_as_bundled(folder: Path) 
     assert [one.name for one in hosted_models(of(folder))] == ["a", "b"]
     with pytest.raises(ConfigError, match="two models are named 'b'"):
         hosted_models(of(folder, model=str(folder / "b")))
-    for model in ("package:no_such", "package:os.path", "package:__main__", str(folder)):
+    with pytest.raises(ConfigError, match="the model of 'c': /nowhere is no"):
+        hosted_models(of(folder, models=(ModelConfig("c", "/nowhere"),)))
+    for model in ("package:no_such", "long" * 100, "package:os.path", "package:__main__", str(folder)):
         with pytest.raises(ConfigError, match=r"config\.json"):
             hosted_models(EngineConfig(model=model))
 

@@ -70,7 +70,7 @@ class Engines:
         for hosted in hosted_models(config):
             try:
                 self._add(Inference(hosted, self._offers.replica(hosted.name), clock, ids))
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 raise ConfigError(f"engine: the model '{hosted.name}' cannot be served: {error}") from error
         check_room(config.memory_mib, [one for one in self.models.values() if not one.hosted.lazy])
 
@@ -124,7 +124,7 @@ class Engines:
         hosted = Hosted(spec.name, spec.model, folder, settings, spec.keep, "api")
         try:
             one = await asyncio.to_thread(Inference, hosted, self._offers.replica(spec.name), self._clock, self._ids)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise BadCall(
                 f"'{spec.model[:200]}' cannot be served: {error}", param="model", code="model_unservable"
             ) from error
@@ -273,8 +273,12 @@ class Engines:
             del self.models[one.name]
 
     def _check_name(self, name: str) -> None:
-        if not 0 < len(name) <= NAME_MAX or not name.isprintable() or name.isspace():
-            raise BadCall(f"'name' has 1 to {NAME_MAX} characters, all printable.", param="name", code="invalid_value")
+        if not 0 < len(name) <= NAME_MAX or not name.isprintable() or name.isspace() or name == "*":
+            raise BadCall(
+                f"'name' has 1 to {NAME_MAX} characters, all printable; '*' stands for any model.",
+                param="name",
+                code="invalid_value",
+            )
         if name in self.models:
             raise Conflict(
                 f"There is an engine '{name}' already; unload it first, or use another name.", code="engine_exists"

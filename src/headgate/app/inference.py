@@ -60,24 +60,25 @@ def hosted_models(config: EngineConfig) -> list[Hosted]:
         if any(other.name == one.name for other in found):
             raise ConfigError(f"engine.models: two models are named '{one.name}'. Give one another name.")
         settings = engine_settings(config.settings, one.settings)
-        found.append(Hosted(one.name, one.model, model_folder(one.model), settings, one.keep))
+        folder = model_folder(one.model, f"engine.models: the model of '{one.name}'")
+        found.append(Hosted(one.name, one.model, folder, settings, one.keep))
     return found
 
 
 def _minilm(config: EngineConfig, bundled: Hosted) -> list[Hosted]:
     """Beside the bundled model: the one for embeddings, where it is installed."""
     folder = _without_path(MINILM_PACKAGE)
-    if folder is None or bundled.name == MINILM or not (folder / "config.json").is_file():
+    if folder is None or bundled.name == MINILM or not _is_model(folder):
         return []
     return [Hosted(MINILM, MINILM_PACKAGE, folder, config.settings, lazy=True)]
 
 
-def model_folder(model: str) -> Path:
+def model_folder(model: str, setting: str = "engine.model") -> Path:
     """The folder of `bundled`, of an installed package or of a path. Raises `ConfigError` where there is none."""
     folder = _without_path(model) or Path(model).expanduser()
-    if not (folder / "config.json").is_file():
+    if not _is_model(folder):
         raise ConfigError(
-            f"engine.model: {folder} is no Hugging Face model folder (it has no config.json). "
+            f"{setting}: {folder} is no Hugging Face model folder (it has no config.json that can be read). "
             "Give the folder with config.json, *.safetensors and tokenizer.json, 'bundled', or 'package:NAME'."
         )
     return folder
@@ -95,16 +96,26 @@ def allowed_folder(model: str, models_dir: str | None) -> Path:
             )
         root, given = Path(models_dir).expanduser().resolve(), Path(model)
         bad = not model.isprintable() or given.is_absolute() or ".." in given.parts
-        folder = root if bad else (root / given).resolve()
+        try:
+            folder = root if bad else (root / given).resolve()
+        except (OSError, RuntimeError):  # too long a name, or links in a circle
+            folder = root
         if bad or folder == root or not folder.is_relative_to(root):
             raise BadCall(
                 "'model' is a folder below engine.models_dir, by its relative path; neither absolute nor with '..'.",
                 param="model",
                 code="invalid_value",
             )
-    if not (folder / "config.json").is_file():
+    if not _is_model(folder):
         raise BadCall(f"There is no model '{model[:200]}'.", param="model", code="model_folder_not_found")
     return folder
+
+
+def _is_model(folder: Path) -> bool:
+    try:
+        return (folder / "config.json").is_file()
+    except OSError:  # too long a name, or nothing that this user may look into
+        return False
 
 
 def _without_path(model: str) -> Path | None:

@@ -52,6 +52,8 @@ def _model_bytes(folder: Path, settings: EngineSettings) -> int:
 
 
 def _weights_bytes(file: Path) -> int:
+    if not file.is_file():
+        raise ModelFolderError(f"{file}: is no regular file")  # one could wait for a pipe for ever
     try:
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")

@@ -38,6 +38,8 @@ class TensorFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if path.exists() and not path.is_file():
+            raise ModelFolderError(f"{path}: is no regular file")  # one could wait for a pipe for ever
         try:
             with path.open("rb") as file:
                 size = path.stat().st_size
