@@ -80,7 +80,9 @@ class EmbeddedBackend:
             case CompletionRequest() as request:
                 return await self._completion(call, request)
             case _:
-                raise BadCall(f"The model {self.model!r} writes text: it makes no embeddings or rankings.", param="model")
+                raise BadCall(
+                    f"The model {self.model!r} writes text: it makes no embeddings or rankings.", param="model"
+                )
 
     def continued(self, call: Call, target: Target, text: str) -> Call | None:
         """Implements `core.ports.Continues`."""
