@@ -17,6 +17,16 @@ def drift(live: Live) -> float:
     return float(line.rpartition(" ")[2])
 
 
+def test_a_record_that_cannot_be_kept_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "encoders").write_text("in the way")
+    with serving(tmp_path / "home", CONFIG.format(folder=write(tmp_path / "model"))) as live:
+        until(lambda: bool(live.events("encoder.changed")))
+        (told,) = live.events("encoder.changed")
+        assert "cannot be kept" in told["detail"]
+        assert live.post("/v1/embeddings", {"model": "a/b", "input": "paris"})[0] == 200
+
+
 def test_another_model_behind_the_same_name_is_told_of_at_each_start(tmp_path: Path) -> None:
     config = CONFIG.format(folder=write(tmp_path / "model"))
     record = tmp_path / "home" / "encoders" / "a%2Fb.json"

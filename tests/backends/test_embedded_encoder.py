@@ -278,6 +278,16 @@ def test_a_damaged_record_is_written_anew(tmp_path: Path) -> None:
     assert told == []
 
 
+def test_where_the_record_cannot_be_kept_that_is_told_and_the_encoder_serves(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    told = list[OSError]()
+    drift = Drift(tmp_path / "file" / "vectors.json", unkept=told.append)
+    assert drift.seen(numbers(1.0, 0.0)), "it is the first"
+    assert drift.seen(numbers(1.0, 0.0))
+    assert not drift.seen(numbers(0.0, 1.0))
+    assert len(told) == 1
+
+
 def test_vectors_of_other_sizes_are_infinitely_far() -> None:
     assert distance(array("f", [1]), array("f", [1, 2])) == float("inf")
     assert distance(array("f", [0]), array("f", [0])) == 0.0

@@ -42,6 +42,9 @@ class Drifts:
         drift.told = lambda distance: self._log.event(
             names.ENCODER_CHANGED, "warning", model=one.name, distance=distance, record=str(record), remedy=REMEDY
         )
+        drift.unkept = lambda error: self._log.event(
+            names.ENCODER_CHANGED, "error", model=one.name, detail=f"what it gave at first cannot be kept: {error}"
+        )
 
     def look(self, models: Iterable[Inference]) -> None:
         """Checks those that were started since, or used for a while; returns at once."""

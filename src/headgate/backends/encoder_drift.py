@@ -27,11 +27,19 @@ class _Record(Struct):
 
 
 class Drift:
-    """`record`: the file of one model's name, or None. `told`: called with the distance if the model is another."""
+    """`record`: the file of one model's name, or None. `told`: called with the distance if the model is another;
+    `unkept`: where the file cannot be written, so that the next start will have nothing to compare with.
+    """
 
-    def __init__(self, record: Path | None = None, told: Callable[[float], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        record: Path | None = None,
+        told: Callable[[float], None] = lambda _: None,
+        unkept: Callable[[OSError], None] = lambda _: None,
+    ) -> None:
         self.record = record
         self.told = told
+        self.unkept = unkept
         self._first: array[float] | None = None
         self.distance = 0.0
         """From what is in the file, relative to its length; 0 before anything was seen."""
@@ -50,8 +58,10 @@ class Drift:
             return
         kept = _read(self.record)
         if kept is None:
-            self.record.parent.mkdir(parents=True, exist_ok=True)
-            self.record.write_bytes(msgspec.json.encode(_Record(b64encode(now.tobytes()).decode(), CANONICAL)))
+            try:
+                _write(self.record, now)
+            except OSError as error:
+                self.unkept(error)
             return
         self.distance = distance(now, kept)
         if self.distance > TOLERANCE:
@@ -64,6 +74,14 @@ def distance(one: "array[float]", other: "array[float]") -> float:
         return math.inf
     found = math.dist(one, other) / (math.hypot(*other) or 1.0)
     return found if math.isfinite(found) else math.inf
+
+
+def _write(path: Path, numbers: "array[float]") -> None:
+    """All of it or nothing: half a record would be taken for none at the next start, and the alarm would be lost."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name("." + path.name)
+    draft.write_bytes(msgspec.json.encode(_Record(b64encode(numbers.tobytes()).decode(), CANONICAL)))
+    draft.replace(path)
 
 
 def _read(path: Path) -> "array[float] | None":
