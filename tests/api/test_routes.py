@@ -64,6 +64,22 @@ def test_the_log_probabilities_of_a_completion_say_where_each_token_stands(house
     ]
 
 
+def test_tokens_that_share_a_character_stand_at_its_place(house: House) -> None:
+    def part(*given: int) -> TokenLogprob:
+        return TokenLogprob(bytes(given).decode("utf-8", "replace"), -1.0, given)
+
+    smile = (part(0xF0, 0x9F), part(0x99), part(0x82))
+    house.gateway.answers["smile"] = script(
+        Text("a", 0, (part(0x61),)), Text("🙂b", 0, (*smile, part(0x62))), Text("c", 0, (part(0x63),)), Finish("stop")
+    )
+    body = {"model": "smile", "prompt": "a", "logprobs": 0}
+    (whole,) = house.ask("POST", "/v1/completions", body).json()["choices"]
+    assert whole["logprobs"]["text_offset"] == [0, 1, 1, 1, 2, 3]
+    chunks = house.ask("POST", "/v1/completions", {**body, "stream": True}).chunks
+    streamed = [chunk["choices"][0]["logprobs"] for chunk in chunks]
+    assert [at for one in streamed if one for at in one["text_offset"]] == [0, 1, 1, 1, 2, 3]
+
+
 def test_an_embedding_passes_as_the_backend_gave_it(house: House) -> None:
     house.gateway.answers["vectors"] = b'{"object":"list","data":[]}'
     answer = house.ask("POST", "/v1/embeddings", {"model": "vectors", "input": ["a"]})

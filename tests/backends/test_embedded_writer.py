@@ -146,6 +146,25 @@ def test_the_answer_behind_the_reasoning_is_stopped_and_has_the_logprobs() -> No
     assert len(noted) < len(ids) - writer.reasoning
 
 
+@pytest.mark.parametrize("answer", ["🙂 fine", "\n\n", "<b>", "<", "<thin"])
+@pytest.mark.parametrize("merge", [1, 1000])
+def test_an_answer_without_the_reasoning_that_might_have_come_has_all_logprobs(answer: str, merge: int) -> None:
+    made = folders.tokenizer()
+    ids = made.encode(answer, add_special_tokens=False).ids
+    form = Form(dialect=thinking(), thinking="may")
+    writer = ChoiceWriter(0, form, Vocabulary(made), Ids(CLOCK, random.Random(0)).new)
+    out: list[Event] = []
+    for at in range(0, len(ids), merge):
+        part = ids[at : at + merge]
+        out += writer.write(
+            Delta(0, 0, part, [Score(-1.0) for _ in part], "length" if at + merge >= len(ids) else None)
+        )
+    assert text(out) == answer
+    noted = [one for event in out if isinstance(event, Text) for one in event.logprobs or ()]
+    assert bytes(byte for one in noted for byte in one.bytes).decode() == answer
+    assert writer.reasoning == 0
+
+
 def test_reasoning_can_be_left_out_and_counts_all_the_same() -> None:
     form = Form(dialect=thinking(), thinking="may", show_reasoning=False)
     out, writer = write(THOUGHT + "fine", form)

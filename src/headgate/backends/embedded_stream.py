@@ -71,6 +71,8 @@ class ChoiceWriter:
         self._logprobs: deque[tuple[int, int, TokenLogprob]] = deque()
         self._decoded = self._shown = 0
         self._position = -1
+        self._undecided: list[tuple[int, Score | None]] = []
+        """The first tokens, where they may be reasoning."""
         self._thought_tokens = 0
         self.tokens = 0
         self.reasoning = 0
@@ -87,14 +89,20 @@ class ChoiceWriter:
             if last and delta.finish == "stop" and token in self._form.ends:
                 break
             text = self._detokenizer.feed(token)
+            score = None if delta.scores is None else delta.scores[place]
             if self._thoughts is not None:
-                text = self._think(self._thoughts.feed(text), thoughts)
-                if self._thoughts is not None:
+                opening = self._thoughts
+                text = self._think(opening.feed(text), thoughts)
+                if not opening.done:
                     self._thought_tokens += 1
-                    self.reasoning = self._thought_tokens if self._thoughts.begun else 0
+                    if opening.begun:
+                        self.reasoning = self._thought_tokens
+                    else:
+                        self._undecided.append((token, score))
                     continue
-            if delta.scores is not None:
-                self._note(token, delta.scores[place], len(text))
+                if not opening.begun:
+                    self._note_undecided()
+            self._note(token, score, len(text))
             self._decoded += len(text)
             pieces.append(self._stop.feed(text))
             if self._stop.stopped:
@@ -119,10 +127,13 @@ class ChoiceWriter:
     def _rest(self, thoughts: list[str]) -> str:
         """What was held back of the answer, where the tokens end."""
         rest = self._detokenizer.flush()
-        if self._thoughts is not None:
-            rest = self._think(self._thoughts.feed(rest), thoughts)
+        opening = self._thoughts
+        if opening is not None:
+            rest = self._think(opening.feed(rest), thoughts)
         if self._thoughts is not None:
             rest = self._think(self._thoughts.flush(), thoughts)
+        if opening is not None and not opening.begun:
+            self._note_undecided()
         return rest
 
     def _think(self, parts: tuple[str, str], thoughts: list[str]) -> str:
@@ -134,7 +145,15 @@ class ChoiceWriter:
             self._thoughts = None
         return answer
 
-    def _note(self, token: int, score: Score, characters: int) -> None:
+    def _note_undecided(self) -> None:
+        """It is clear now that the tokens so far are no reasoning: the answer begins with them."""
+        undecided, self._undecided = self._undecided, []
+        for token, score in undecided:
+            self._note(token, score, 0)
+
+    def _note(self, token: int, score: Score | None, characters: int) -> None:
+        if score is None:
+            return
         noted = self._vocabulary.logprob(token, score.logprob, score.top)
         self._logprobs.append((self._decoded, self._decoded + characters, noted))
 

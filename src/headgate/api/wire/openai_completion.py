@@ -1,5 +1,7 @@
 """Completion answers: events to `text_completion` frames, or folded into one body."""
 
+from codecs import getincrementaldecoder
+
 from headgate.api.wire.answers import TextChoice, TextCompletion, TextLogprobs, usage_body
 from headgate.api.wire.encoding import encode, finite, text, tops
 from headgate.core.call import Call
@@ -7,18 +9,25 @@ from headgate.core.events import Event, Finish, Text, TokenLogprob
 from headgate.core.usage import Usage
 
 
-def _logprobs(tokens: tuple[TokenLogprob, ...], offset: int) -> TextLogprobs:
-    """`offset` is the number of characters before the first of these tokens."""
-    offsets: list[int] = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token.token)
-    return TextLogprobs(
-        [token.token for token in tokens],
-        [finite(token.logprob) for token in tokens],
-        [tops(token) for token in tokens],
-        offsets,
-    )
+class _Logprobs:
+    """Of one choice's tokens, with the character of the text at which each begins. Several may share one character."""
+
+    def __init__(self) -> None:
+        self._decoder = getincrementaldecoder("utf-8")(errors="replace")
+        self._offset = 0
+
+    def of(self, tokens: tuple[TokenLogprob, ...]) -> TextLogprobs:
+        """Of those that come next."""
+        offsets: list[int] = []
+        for token in tokens:
+            offsets.append(self._offset)
+            self._offset += len(self._decoder.decode(bytes(token.bytes)) if token.bytes else token.token)
+        return TextLogprobs(
+            [token.token for token in tokens],
+            [finite(token.logprob) for token in tokens],
+            [tops(token) for token in tokens],
+            offsets,
+        )
 
 
 class CompletionEncoder:
@@ -33,15 +42,14 @@ class CompletionEncoder:
         self._start += b'"system_fingerprint":%s,"choices":[' % text(fingerprint)
         self._include_usage = call.include_usage
         self._end = b'],"usage":null}\n\n' if call.include_usage else b"]}\n\n"
-        self._lengths: dict[int, int] = {}
+        self._logprobs: dict[int, _Logprobs] = {}
         self._usage: Usage | None = None
 
     def frames(self, event: Event) -> bytes:
         if isinstance(event, Text):
             logprobs = b"null"
             if event.logprobs is not None:
-                logprobs = encode(_logprobs(event.logprobs, self._lengths.get(event.index, 0)))
-                self._lengths[event.index] = self._lengths.get(event.index, 0) + len(event.text)
+                logprobs = encode(self._logprobs.setdefault(event.index, _Logprobs()).of(event.logprobs))
             return self._frame(event.index, text(event.text), logprobs, b"null")
         if isinstance(event, Finish):
             return self._frame(event.index, b'""', b"null", text(event.reason))
@@ -68,7 +76,7 @@ class _Choice:
         self.reason: str | None = None
 
     def body(self, index: int) -> TextChoice:
-        logprobs = None if self.tokens is None else _logprobs(tuple(self.tokens), 0)
+        logprobs = None if self.tokens is None else _Logprobs().of(tuple(self.tokens))
         return TextChoice(index, "".join(self.text), logprobs, self.reason)
 
 
