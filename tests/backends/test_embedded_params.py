@@ -142,6 +142,17 @@ def test_what_cannot_be_is_refused_by_name(fields: dict[str, Any], field: str) -
     assert refused.value.param == field
 
 
+@pytest.mark.parametrize("field", ["bad_words", "allowed_token_ids", "prompt_logprobs", "use_beam_search"])
+def test_what_would_change_the_answer_is_not_ignored(field: str) -> None:
+    for wish in (["a"], 1, 0, True):
+        with pytest.raises(BadCall, match=f"{field} is not supported .*: ") as refused:
+            params(chat(**{field: wish}))
+        assert refused.value.param == field
+    without: list[Any] = [None, False, []]
+    for nothing in without:
+        params(chat(**{field: nothing}))
+
+
 def test_a_top_k_of_any_size_keeps_everything() -> None:
     assert params(chat(top_k=2**62)).top_k == LIMITS.vocabulary
 

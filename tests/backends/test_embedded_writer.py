@@ -62,6 +62,17 @@ def test_without_parallel_calls_the_answer_ends_after_the_first() -> None:
     assert writer.tokens < len(folders.tokenizer().encode(CALLS, add_special_tokens=False).ids)
 
 
+def test_what_stopped_an_answer_can_stay_and_special_tokens_can_be_shown() -> None:
+    for text_shown, stops in (("one two", ["wo", "two t"]), ("one t", ["t"]), ("one two three", ["four"])):
+        out, _ = write("one two three", Form(stops=stops, keep_stop=True))
+        assert (text(out), reason(out)) == (text_shown, "stop")
+    end = end_token()
+    for keep, special, shown in ((0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (1, 1, "a<|im_end|>")):
+        form = Form(ends=frozenset({end}), keep_stop=bool(keep), show_special=bool(special))
+        assert text(write("a", form)[0]) == shown
+    assert text(write("<|im_start|>a", Form(show_special=True), finish="length")[0]) == "<|im_start|>a<|im_end|>"
+
+
 def test_a_text_that_ends_inside_a_code_point_says_so_once() -> None:
     made = folders.tokenizer()
     rare = "\U0001f9ff"

@@ -115,12 +115,13 @@ class Detokenizer:
 
 
 class StopText:
-    """Ends a text at the first of several stop texts to be complete; the stop text itself is not let through.
+    """Ends a text at the first of several stop texts to be complete; it is let through only where it is to be `kept`.
 
     Only what may be the beginning of a stop text is held back. The outcome does not depend on how the text is cut.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, kept: bool = False) -> None:
+        self._kept = kept
         self._stops = [stop for stop in stops if stop]
         self._held = ""
         self.stopped = False
@@ -135,7 +136,8 @@ class StopText:
         found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
             self.stopped = True
-            shown, self._held = self._held[: min(found)[1]], ""
+            end, begin = min(found)
+            shown, self._held = self._held[: end if self._kept else begin], ""
             return shown
         return self._release(len(self._held) - max(map(self._beginning, self._stops)))
 

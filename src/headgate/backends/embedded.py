@@ -144,6 +144,8 @@ class EmbeddedBackend:
             tools = frozenset(tool.function.name for tool in offered if tool.function is not None)
         form = Form(
             stops=stops(request),
+            keep_stop=bool(request.include_stop_str_in_output),
+            show_special=request.skip_special_tokens is False,
             choices=request.n or 1,
             tools=tools,
             parallel_tools=request.parallel_tool_calls is not False and not isinstance(request.tool_choice, NamedTool),
@@ -174,7 +176,14 @@ class EmbeddedBackend:
         echo: list[str] = []
         if request.echo:
             echo = [self._prompts.text(prompt.ids) for prompt in prompts for _ in range(request.n or 1)]
-        form = Form(stops=stops(request), choices=request.n or 1, echo=echo, ends=ends(request, self.engine.eos_ids))
+        form = Form(
+            stops=stops(request),
+            keep_stop=bool(request.include_stop_str_in_output),
+            show_special=request.skip_special_tokens is False,
+            choices=request.n or 1,
+            echo=echo,
+            ends=ends(request, self.engine.eos_ids),
+        )
         held = completion_held_to(request)
         return await self._answer(call, request, prompts, form, held)
 

@@ -15,6 +15,13 @@ MAX_BIASES = 1024
 """Tokens with a bias of their own: all are looked up for every token drawn."""
 MAX_STOP_CHARS = 1024
 """Of one stop text: what may be its beginning is compared, and held back, at every token."""
+_NOT_HERE = {
+    "bad_words": "forbid single tokens with logit_bias, or say with structured_outputs.regex what may be written",
+    "allowed_token_ids": "say with structured_outputs what may be written",
+    "prompt_logprobs": "leave it out",
+    "use_beam_search": "leave it out; temperature 0 takes the most likely token each time",
+}
+"""Fields of vLLM's that would change the answer, and what to do instead."""
 
 
 class _HasStop(Protocol):
@@ -31,6 +38,10 @@ def sampling_params(
     vocabulary: int,
 ) -> SamplingParams:
     """Raises `BadCall` naming the field. A call without a seed draws from its own id."""
+    for field, remedy in _NOT_HERE.items():
+        given = getattr(request, field)
+        if given is not None and given is not False and given != []:
+            raise BadCall(f"{field} is not supported by Headgate's own engine: {remedy}.", param=field)
     own = defaults.temperature if defaults.do_sample else 0.0
     extra = tuple(request.stop_token_ids or ())
     if any(token >= vocabulary for token in extra):

@@ -25,6 +25,10 @@ class Form(Struct, frozen=True):
     """How answers are to be written out."""
 
     stops: Sequence[str] = ()
+    keep_stop: bool = False
+    """What stopped an answer stays at its end."""
+    show_special: bool = False
+    """Special tokens are shown as text."""
     tools: frozenset[str] | None = None
     """Names of the tools on offer; None: tool calls are not looked for."""
     parallel_tools: bool = True
@@ -59,8 +63,9 @@ class ChoiceWriter:
         self._form = form
         self._vocabulary = vocabulary
         self._new_id = new_id
-        self._detokenizer = Detokenizer(vocabulary, shown=form.shown)
-        self._stop = StopText(form.stops)
+        shown = vocabulary.special.keys() if form.show_special else form.shown
+        self._detokenizer = Detokenizer(vocabulary, shown=shown)
+        self._stop = StopText(form.stops, kept=form.keep_stop)
         self._calls = None
         if form.tools is not None:
             self._calls = reader(form.dialect.family, form.tools, parallel=form.parallel_tools)
@@ -86,7 +91,7 @@ class ChoiceWriter:
         for place, token in enumerate(delta.tokens):
             self.tokens += 1
             last = delta.finish is not None and place == len(delta.tokens) - 1
-            if last and delta.finish == "stop" and token in self._form.ends:
+            if last and delta.finish == "stop" and token in self._form.ends and not self._form.keep_stop:
                 break
             text = self._detokenizer.feed(token)
             score = None if delta.scores is None else delta.scores[place]

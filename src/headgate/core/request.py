@@ -113,6 +113,15 @@ class Sampling(Struct, frozen=True, kw_only=True):
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] | None = None
     logit_bias: LogitBias | None = None
+    include_stop_str_in_output: bool | None = None
+    """vLLM's: what stopped the answer, a text or a token, stays at its end."""
+    skip_special_tokens: bool | None = None
+    """vLLM's: false shows special tokens as text."""
+    bad_words: Any = None
+    """vLLM's, and so the next three: for model servers that know them."""
+    allowed_token_ids: Any = None
+    prompt_logprobs: Any = None
+    use_beam_search: Any = None
     ignore_eos: bool | None = None
     min_tokens: Annotated[int, Meta(ge=0)] | None = None
     stream: bool | None = None
