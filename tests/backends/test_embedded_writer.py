@@ -98,6 +98,10 @@ def test_a_call_begun_for_the_model_and_cut_before_its_name_shows_no_marker(
     out, _ = write("get", form, finish=finish)
     assert text(out) == ""
     assert reason(out) == expected
+    form = Form(tools=frozenset({"get_weather"}), forced=True, dialect=thinking(), thinking="may", stops=stops)
+    out, _ = write(THOUGHT + '<tool_call>\n{"name": "get', form, finish=finish)
+    assert text(out) == ""
+    assert reason(out) == expected
 
 
 def test_what_the_model_wrote_instead_of_a_call_is_shown() -> None:

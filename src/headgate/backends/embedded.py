@@ -139,8 +139,9 @@ class EmbeddedBackend:
         else:
             prompt = self._prompts.chat(request, longest)
         tools = None
+        forced = forced_tools(request)
         if request.tools and request.tool_choice != "none":
-            offered = forced_tools(request) or request.tools
+            offered = forced or request.tools
             tools = frozenset(tool.function.name for tool in offered if tool.function is not None)
         form = Form(
             stops=stops(request),
@@ -150,6 +151,7 @@ class EmbeddedBackend:
             tools=tools,
             parallel_tools=request.parallel_tool_calls is not False and not isinstance(request.tool_choice, NamedTool),
             begun=prompt.begun,
+            forced=bool(forced),
             ends=ends(request, self.engine.eos_ids),
             dialect=self._prompts.dialect,
             thinking=prompt.thinking,

@@ -36,6 +36,8 @@ class Form(Struct, frozen=True):
     """Answers to each prompt."""
     begun: str = ""
     """The beginning of a tool call that was written for the model."""
+    forced: bool = False
+    """The answer is a call, and nothing else."""
     echo: Sequence[str] = ()
     """Text put before each choice."""
     ends: frozenset[int] = frozenset()
@@ -170,8 +172,9 @@ class ChoiceWriter:
         else:
             begun, self._begun = self._begun, ""
             pieces = self._calls.feed(begun + text)
-            # Cut before its name, a call that was begun for the model is nothing that the model said.
-            unsaid = self._form.begun and not self._calls.calls and (finish == "length" or self._stop.stopped)
+            # Cut before its name, a call that the model had to make is nothing that it said.
+            forced = self._form.begun or self._form.forced
+            unsaid = forced and not self._calls.calls and (finish == "length" or self._stop.stopped)
             if ended and not unsaid:
                 pieces += self._calls.flush()
         events: list[Event] = []
