@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from msgspec import Struct, structs
 
 from headgate.app.config import EngineConfig, ModelConfig
+from headgate.app.engine_turns import Turns
 from headgate.app.engine_views import shown
 from headgate.app.engines import Around, Engines
 from headgate.app.inference import allowed_folder, hosted_models
@@ -21,11 +23,14 @@ from headgate.core.errors import BadCall, Conflict, Overloaded
 from headgate.core.hosting import LoadSpec
 from headgate.core.ids import Ids
 from headgate.core.ports import Backend, ModelInfo
+from headgate.engine.client import EngineClient
+from headgate.engine.plan import SamplingParams
 from headgate.engine.settings import EngineSettings
 from headgate.engine.wire import Loading
 from headgate.telemetry.log import Log
 from headgate.tenancy.records import CLI, Actor
 from tests.backends import folders
+from tests.clock import VirtualClock
 
 SMALL = EngineSettings(kv_cache_mib=1, max_sequences=2)
 
@@ -140,6 +145,75 @@ def test_what_does_not_fit_begins_asleep_and_those_who_rest_give_way(folder: Pat
             await engines.load(LoadSpec(name="c", model="a"), CLI)
         assert "c" not in engines.models
         assert house.notes == []
+
+    run(of(folder, memory_mib=100), work)
+
+
+def test_models_that_are_all_in_use_have_the_memory_by_turns(folder: Path) -> None:
+    async def work(engines: Engines, house: House) -> None:
+        await until(lambda: engines.ready()[0])
+        answered, refused, calling = Counter[str](), Counter[str](), True
+
+        async def call(name: str) -> None:
+            client = engines.models[name].client
+            assert isinstance(client, EngineClient)
+            while calling:
+                try:
+                    await client.awake()
+                    generation = client.submit(((1,),), SamplingParams(ignore_eos=True), max_tokens=20)
+                    answered[name] += len([delta async for delta in generation if delta.finish])
+                except Overloaded:
+                    refused[name] += 1
+                    await asyncio.sleep(0.02)
+
+        callers = [asyncio.ensure_future(call(name)) for name in ("a", "b") for _ in range(3)]
+        await until(lambda: engines.models["b"].process.starts == 2)
+        calling = False
+        await asyncio.gather(*callers)
+        assert min(answered["a"], answered["b"], refused["a"], refused["b"]) > 0
+        assert engines.memory().used_mib <= engines.memory().limit_mib
+        told = [line for line in house.lines if "gives way to" in line]
+        assert len(told) >= 3, "a, b, and a again"
+        lines = sum("Raise engine.memory_mib" in line for line in house.lines)
+        assert lines * 5 < refused.total(), "not one for each of the calls"
+
+    run(of(folder, memory_mib=100, turn_s=0.3), work)
+
+
+def test_whoever_is_never_to_give_way_does_not(folder: Path) -> None:
+    async def work(engines: Engines, house: House) -> None:
+        await until(lambda: engines.ready()[0])
+        a, b = engines.models["a"], engines.models["b"]
+        turns = Turns(0.0 if a.hosted.keep == "idle" else 1e-9, SystemClock())
+        for _ in range(3):
+            await asyncio.sleep(0.001)
+            assert turns.refused(b, [a], 100) is None
+        assert turns.due() is None
+
+    run(of(folder, memory_mib=100), work)
+    models = (ModelConfig("a", str(folder / "a"), keep="always"), ModelConfig("b", str(folder / "b")))
+    run(of(folder, memory_mib=100, models=models), work)
+
+
+def test_a_turn_that_cannot_be_had_is_given_up_and_everybody_takes_calls_again(folder: Path) -> None:
+    async def work(engines: Engines, house: House) -> None:
+        await until(lambda: engines.ready()[0])
+        clock = VirtualClock()
+        turns, a, b = Turns(5.0, clock), engines.models["a"], engines.models["b"]
+        assert isinstance(a.client, EngineClient)
+        assert turns.refused(b, [a], 100) is None
+        clock.jump(6.0)
+        assert turns.refused(b, [a], 100) is not None
+        with pytest.raises(Overloaded, match="no memory"):
+            await a.client.awake()
+        long = a.client.submit(((1,),), SamplingParams(ignore_eos=True), max_tokens=400)
+        assert turns.due() is None, "it ends what it does first"
+        clock.jump(61.0)
+        assert turns.due() is None
+        await a.client.awake()
+        long.close()
+        clock.jump(11.0)
+        assert turns.refused(b, [a], 100) is None, "nobody called for it meanwhile: it waits anew"
 
     run(of(folder, memory_mib=100), work)
 

@@ -77,6 +77,8 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """What all models awake may take together; 0: no limit."""
     sleep_after_s: Annotated[float, Meta(ge=0)] = 0.0
     """A model without calls for so long is put to sleep; 0: never."""
+    turn_s: Annotated[float, Meta(ge=0)] = 30.0
+    """A model that is called for so long and finds no memory takes the place of one in use; 0: never."""
 
 
 class StorageSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,6 +14,7 @@ from msgspec.structs import asdict, replace
 from headgate.app.config import EngineConfig, engine_settings
 from headgate.app.drifts import Drifts
 from headgate.app.engine_offers import Allow, Offers, Routes
+from headgate.app.engine_turns import Turns
 from headgate.app.engine_views import check_idle, check_room, shown, standing, view
 from headgate.app.inference import Hosted, Inference, allowed_folder, hosted_models
 from headgate.app.yamlfile import ConfigError
@@ -23,7 +24,8 @@ from headgate.core.hosting import EngineView, LoadSpec, Memory
 from headgate.core.ids import Ids
 from headgate.core.tasks import Tasks
 from headgate.engine.errors import ModelFolderError
-from headgate.engine.memory import MEMORY_FULL, Occupant, make_room
+from headgate.engine.memory import MEMORY_FULL, make_room
+from headgate.engine.process import no_memory
 from headgate.telemetry import names
 from headgate.telemetry.log import Level, Log
 from headgate.tenancy.records import Actor
@@ -64,6 +66,7 @@ class Engines:
         self._tasks = Tasks()
         self._drifts = Drifts(around.folder, clock, log, self._tasks)
         self._room = asyncio.Lock()
+        self._turns = Turns(config.turn_s, clock)
         self.models: dict[str, Inference] = {}
         """By the name that callers use."""
         self._offers = Offers(around.routes, around.allow, self.models)
@@ -179,6 +182,7 @@ class Engines:
         while True:
             await self._clock.sleep(look)
             self._drifts.look(self.models.values())
+            await self._change_places()
             for one in list(self.models.values()):
                 if after and not one.occupant.stays and one.idle_s >= after:
                     async with self._room:
@@ -214,21 +218,49 @@ class Engines:
     async def _admit(self, one: Inference) -> None:
         """Counts its memory, if need be after others were put to sleep. Raises `Overloaded` with the numbers."""
         async with self._room:
-            while leaving := make_room(one.name, one.mib, self._config.memory_mib, self._occupants(one)):
-                await self._put_to_sleep(self.models[leaving[0]])
-            one.holds = True
+            await self._hold(one)
+
+    async def _hold(self, one: Inference) -> None:
+        """The room's lock is held."""
+        awake = self._awake(one)
+        while leaving := make_room(one.name, one.mib, self._config.memory_mib, [each.occupant for each in awake]):
+            await self._put_to_sleep(self.models[leaving[0]])
+            awake = self._awake(one)
+        one.holds = True
+        self._turns.served(one)
 
     async def _admitted(self, one: Inference) -> None:
         try:
             await self._admit(one)
         except Overloaded as error:
-            self._log.event(names.ENGINE_STATE, "warning", model=one.name, state="asleep", detail=error.message)
-            raise Overloaded(
-                "There is no memory for this model now; others are in use.", code=error.code, retry_after=1.0
-            ) from error
+            now = self._clock.monotonic()
+            if now - one.refused_told >= TELL_SECONDS:  # each of many callers would else write a line
+                one.refused_told = now
+                self._log.event(names.ENGINE_STATE, "warning", model=one.name, state="asleep", detail=error.message)
+            turn = self._turns.refused(one, self._awake(one), self._config.memory_mib)
+            for each in [] if turn is None else turn.leaving:
+                detail = f"gives way to '{one.name}', which was called for {self._config.turn_s:g} s and had no room"
+                self._log.event(names.ENGINE_STATE, "warning", model=each.name, state=each.state, detail=detail)
+            raise no_memory() from error
 
-    def _occupants(self, wanting: Inference) -> list[Occupant]:
-        return [one.occupant for one in self.models.values() if one.holds and one is not wanting]
+    async def _change_places(self) -> None:
+        """Puts to sleep who gives way and has ended what it did, and wakes the one whose turn it is."""
+        turn = self._turns.due()
+        if turn is None:
+            return
+        try:
+            async with self._room:
+                for each in turn.leaving:
+                    await self._put_to_sleep(each)
+                await self._hold(turn.one)
+        except Overloaded:
+            return  # somebody else was faster: it waits on
+        finally:
+            self._turns.end()
+        self._tasks.spawn(_quietly(turn.one.process.awake()), f"wake {turn.one.name}")
+
+    def _awake(self, wanting: Inference) -> list[Inference]:
+        return [one for one in self.models.values() if one.holds and one is not wanting]
 
     async def _put_to_sleep(self, one: Inference) -> None:
         """The room's lock is held: its memory counts until its process has ended."""

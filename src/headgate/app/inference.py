@@ -1,6 +1,7 @@
 """Models and where they come from; one model in this server's care, with its process and its backend."""
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -176,6 +177,8 @@ class Inference:
         self.told: EngineState | None = None
         """The state that the log last told of, and when it told of it, or of the load's progress."""
         self.loading_told = 0.0
+        self.refused_told = -math.inf
+        """When the log last told that there was no memory to wake it."""
 
     @property
     def process(self) -> EngineProcess:

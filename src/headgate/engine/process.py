@@ -24,6 +24,7 @@ from headgate.core.errors import Failed, HeadgateError, Overloaded
 from headgate.core.tasks import Tasks
 from headgate.engine import wire
 from headgate.engine.errors import ModelFolderError
+from headgate.engine.memory import MEMORY_FULL
 from headgate.engine.settings import EngineSettings
 from headgate.engine.waking import Waking
 from headgate.engine.watch import LOOKS, Watch
@@ -39,6 +40,11 @@ State = Literal["loading", "ready", "asleep", "restarting", "refused", "closed"]
 def unservable() -> Failed:
     """For callers: what is wrong with the folder is for the log."""
     return Failed("The engine's model cannot be served; the server's log says why.", code="model_unservable")
+
+
+def no_memory() -> Overloaded:
+    """For callers: how much there is and who has it is for the log."""
+    return Overloaded("There is no memory for this model now; others are in use.", code=MEMORY_FULL, retry_after=1.0)
 
 
 class Owner(Protocol):
@@ -97,6 +103,8 @@ class EngineProcess:
         """How often it became ready."""
         self.admit: Callable[[], Awaitable[None]] = _nothing
         """Makes room for the process before it is woken; raises `HeadgateError` where there is none."""
+        self.gives_way = False
+        """It takes no new calls, not even to wake: another model will have its memory. Who sets it ends it."""
         self.told: Callable[[], None] = lambda: None
         """Called when `state` may have changed."""
         self._owner = owner
@@ -142,8 +150,11 @@ class EngineProcess:
     async def awake(self) -> None:
         """Returns when the process is up, or at once where it is not asleep: `ready` tells.
 
-        Raises `Overloaded` where it cannot be woken now, or too many wait for that; `Failed` where it never can be.
+        Raises `Overloaded` where it cannot be woken now, too many wait for that, or it gives way to another model;
+        `Failed` where it never can be.
         """
+        if self.gives_way:
+            raise no_memory()
         self._used = self._clock.monotonic()
         if self._asleep and not self._closed:
             self._asleep = False
@@ -178,6 +189,11 @@ class EngineProcess:
     def idle_s(self) -> float:
         """Seconds since its last work."""
         return 0.0 if self.busy else self._clock.monotonic() - self._used
+
+    @property
+    def up_s(self) -> float:
+        """Seconds since its latest start began."""
+        return self._clock.monotonic() - self._began
 
     async def wait_ready(self) -> None:
         """Raises `ModelFolderError` if the model cannot be served, `Failed` if it is closed first."""
