@@ -40,10 +40,14 @@ class Theirs:
             return self.model(self.torch.tensor([tokens]), use_cache=False).logits[0].double().numpy()
 
     def greedy(self, prompt: list[int], count: int) -> list[int]:
+        """The library's cache keeps everything where the window is of one token (its slice begins at -1 + 1): it is then
+        left out.
+        """
+        cached = getattr(self.model.config, "sliding_window", None) != 1
         tokens = self.torch.tensor([prompt])
         with self.torch.no_grad():
             out = self.model.generate(
-                tokens, attention_mask=self.torch.ones_like(tokens), do_sample=False, use_cache=True,
+                tokens, attention_mask=self.torch.ones_like(tokens), do_sample=False, use_cache=cached,
                 max_new_tokens=count, min_new_tokens=count, eos_token_id=None, pad_token_id=0,
             )  # fmt: skip
         return [int(token) for token in out[0, len(prompt) :]]
