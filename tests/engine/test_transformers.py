@@ -40,9 +40,7 @@ class Theirs:
             return self.model(self.torch.tensor([tokens]), use_cache=False).logits[0].double().numpy()
 
     def greedy(self, prompt: list[int], count: int) -> list[int]:
-        """The library's cache keeps everything where the window is of one token (its slice begins at -1 + 1): it is then
-        left out.
-        """
+        """Without the library's cache where the window is of one token: its slice, from -1 + 1 on, keeps all there."""
         cached = getattr(self.model.config, "sliding_window", None) != 1
         tokens = self.torch.tensor([prompt])
         with self.torch.no_grad():
