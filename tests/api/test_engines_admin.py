@@ -170,6 +170,7 @@ def test_what_cannot_be_loaded_is_refused_and_leaves_nothing(live: Live) -> None
     for asked, status, words in REFUSED:
         found, answer = ask(live, "POST", BASE, asked)
         assert (found, words in answer["error"]["message"]) == (status, True), (asked, answer)
+    assert "Known are: none." in ask(live, "GET", f"{BASE}?x=1")[1]["error"]["message"]
     assert [one["id"] for one in ask(live, "GET", BASE)[1]["data"]] == ["first"]
     assert chat(live, "first")[0] == 200
 
@@ -183,8 +184,26 @@ def test_a_damaged_folder_is_told_and_never_offered(live: Live, folder: str) -> 
     assert "bad" not in listed(live)
     assert live.get("/readyz")[0] == 200
     assert ask(live, "POST", f"{BASE}/bad/sleep")[0] == 409
+    assert ask(live, "POST", f"{BASE}/bad/wake")[0] == 200
+    until(lambda: state(live, "bad") == "refused", 30)
     assert ask(live, "DELETE", f"{BASE}/bad")[0] == 200
     until(lambda: state(live, "bad") == "404", 30)
+
+
+def test_a_folder_that_was_mended_is_tried_anew_when_it_is_woken(live: Live) -> None:
+    folder = _made(live.home.parent / "models" / "mended")
+    folders.write(folder)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:100])
+    assert ask(live, "POST", BASE, {"name": "mended", "model": "mended"})[0] == 200
+    until(lambda: state(live, "mended") == "refused", 30)
+    (folder / "model.safetensors").write_bytes(weights)
+    assert ask(live, "POST", f"{BASE}/mended/wake")[0] == 200
+    until(lambda: "mended" in listed(live), 30)
+    assert ask(live, "GET", f"{BASE}/mended")[1]["memory_mib"] > 80
+    assert chat(live, "mended")[0] == 200
+    assert ask(live, "DELETE", f"{BASE}/mended")[0] == 200
+    until(lambda: state(live, "mended") == "404", 30)
 
 
 def test_one_that_works_is_not_put_to_sleep_and_finishes_when_it_is_unloaded(live: Live) -> None:

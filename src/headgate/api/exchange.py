@@ -88,7 +88,7 @@ class Exchange:
             name = key.removesuffix("[]")
             if name not in known:
                 raise BadCall(
-                    f"Unknown query parameter '{name[:100]}'. Known are: {', '.join(known)}.",
+                    f"Unknown query parameter '{name[:100]}'. Known are: {', '.join(known) or 'none'}.",
                     param=name[:100],
                     code="unknown_parameter",
                 )

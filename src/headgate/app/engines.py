@@ -16,7 +16,7 @@ from headgate.app.drifts import Drifts
 from headgate.app.engine_offers import Allow, Offers, Routes
 from headgate.app.engine_turns import Turns
 from headgate.app.engine_views import check_idle, check_room, shown, standing, view
-from headgate.app.inference import Hosted, Inference, allowed_folder, hosted_models
+from headgate.app.inference import Hosted, Inference, allowed_folder, hosted_models, memory_mib
 from headgate.app.yamlfile import ConfigError
 from headgate.core.clock import Clock
 from headgate.core.errors import BadCall, Conflict, HeadgateError, NotFound, Overloaded
@@ -169,8 +169,12 @@ class Engines:
 
     async def wake(self, name: str, by: Actor) -> EngineView:
         one = self._find(name)
-        if one.process.asleep and not one.leaving:
+        if one.state in {"asleep", "refused"}:
             await self._note(by, "engine.woken", name, None)
+            if one.state == "refused":
+                one.process.forgive()
+                one.mib = memory_mib(one.hosted)
+                self._tasks.spawn(self._offer_when_ready(one), f"load {name}")
             self._tasks.spawn(_quietly(one.process.awake()), f"wake {name}")
             await asyncio.sleep(0)
         return view(one)

@@ -164,6 +164,11 @@ class EngineProcess:
             await self._waking.wait()
             self._used = self._clock.monotonic()
 
+    def forgive(self) -> None:
+        """Where the model was refused: the next `awake` tries it anew, for its folder may have been mended."""
+        if self.refused is not None and not self._closed:
+            self.refused, self._asleep = None, True
+
     @property
     def state(self) -> State:
         if self._closed:
