@@ -119,6 +119,7 @@ def test_a_crash_of_one_leaves_the_server_ready_and_the_other_alone(folder: Path
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         await until(lambda: engines.get("a").state == "restarting")
+        assert engines.get("a").trouble == "its process ended (signal 9, Killed)"
         assert engines.ready()[0]
         await until(lambda: engines.get("a").state == "ready")
         assert engines.get("a").restarts == 1

@@ -141,7 +141,7 @@ def test_a_process_that_dies_while_it_wakes_fails_who_waits_and_is_tried_again(f
         await until(lambda: client.pid is not None)
         assert client.pid is not None
         os.kill(client.pid, signal.SIGKILL)
-        with pytest.raises(Overloaded, match="could not be woken"):
+        with pytest.raises(Overloaded, match=r"could not be woken: its process ended \(signal 9, Killed\)"):
             await asking
         await until(lambda: client.ready)
         assert len(await answer(client)) == 20

@@ -13,6 +13,7 @@ ready, refused) is taken in here; everything else goes to the one who asked.
 """
 
 import asyncio
+import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
@@ -31,6 +32,8 @@ from headgate.engine.watch import LOOKS, Watch
 
 FIRST_RESTART_S = 0.1
 LONGEST_RESTART_S = 10.0
+ENDING_S = 1.0
+"""A process that has closed the channel has so long to end by itself."""
 STABLE_S = 30.0
 """A process that lived this long was healthy: the next restart waits shortly again."""
 
@@ -59,6 +62,17 @@ class Owner(Protocol):
 
 async def _nothing() -> None:
     """There is always room."""
+
+
+async def _how_it_ended(process: asyncio.subprocess.Process) -> str:
+    """Who must find out why needs the signal: 9 mostly is the system's, for want of memory."""
+    try:
+        async with asyncio.timeout(ENDING_S):
+            code = await process.wait()
+    except TimeoutError:
+        return "its process closed the channel"
+    how = f"status {code}" if code >= 0 else f"signal {-code}, {signal.strsignal(-code)}"
+    return f"its process ended ({how})"
 
 
 class _Link(asyncio.Protocol):
@@ -329,6 +343,8 @@ class EngineProcess:
             raise
         try:
             await self._converse(ours)
+            self._ready = self._transport = None
+            self.trouble = self.trouble or await _how_it_ended(process)
         finally:
             self._ready = self._transport = self.progress = None
             self._watch = Watch()
