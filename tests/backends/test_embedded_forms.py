@@ -100,6 +100,14 @@ def test_any_text_can_be_chosen_and_as_many_as_there_is_room_for(folder: Path) -
     run(folder, work)
 
 
+@pytest.mark.parametrize("line", ["\n", "\n ", "a\n", "a ", " ", "-"])
+def test_what_kind_of_grammar_it_is_is_seen_at_once(line: str) -> None:
+    """Where empty lines take quadratic time, the gateway stands still for everyone: the test would not end."""
+    held = held_to(chat(guided_grammar=line * 400_000), Prompt((1,)), reasoning(tokens=True))
+    assert held is not None
+    assert "gbnf" not in held.grammar
+
+
 def test_a_form_that_becomes_too_complex_is_the_callers_to_mend(folder: Path) -> None:
     async def work(ask: Asker) -> None:
         answer = await ask.open(CompletionRequest, prompt="a", guided_grammar='start: "a" start', max_tokens=1000)

@@ -1,6 +1,8 @@
 """From requests to the ids that a model reads: families, reasoning, hostile texts, tokenizers of both kinds."""
 
+import json
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,42 @@ def test_a_forced_call_is_begun_in_the_familys_form(
     free = chat(made, tools=[WEATHER])
     assert free.begun == ""
     assert written(made, Prompt(prompt.ids[len(free.ids) :])).lstrip() == prompt.begun
+
+
+def nested(depth: int) -> dict[str, Any]:
+    deep: dict[str, Any] = {}
+    for _ in range(depth):
+        deep = {"items": deep}
+    return deep
+
+
+def test_what_is_nested_too_deeply_is_refused_with_its_field(tmp_path: Path) -> None:
+    made = maker(tmp_path, folders.TEMPLATE + "{{ deep }}")
+
+    def ask(depth: int) -> dict[str, dict[str, Any]]:
+        deep = nested(depth)
+        return {
+            "tools": {"tools": [{"type": "function", "function": {"name": "f", "parameters": deep}}]},
+            "response_format": {
+                "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": deep}}
+            },
+            "chat_template_kwargs": {"chat_template_kwargs": {"deep": deep}},
+        }
+
+    for field, body in ask(980).items():
+        with pytest.raises(BadCall, match="nested too deeply") as refused:
+            chat(made, {"role": "user", "content": "a"}, **body)
+        assert refused.value.param == field
+    for body in ask(50).values():
+        assert chat(made, {"role": "user", "content": "a"}, **body).ids
+
+
+@pytest.mark.parametrize("depth", [50, 300, 500, 900, 5000])
+def test_arguments_of_calls_of_any_depth_are_read_or_refused(depth: int, tmp_path: Path) -> None:
+    arguments = json.dumps(nested(50)).replace("{}", '{"items": ' * (depth - 50) + "{}" + "}" * (depth - 50))
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    with nullcontext() if depth == 50 else suppress(BadCall):
+        assert chat(maker(tmp_path), {"role": "assistant", "tool_calls": [call]}).ids
 
 
 def test_calls_have_nine_letters_where_mistrals_templates_insist(tmp_path: Path) -> None:

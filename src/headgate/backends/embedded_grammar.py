@@ -24,7 +24,8 @@ _OPENS = {"additionalProperties", "patternProperties", "unevaluatedProperties", 
 _ANY = "/(?s:.*)/"
 _TEXT = f"TEXT: {_ANY}"
 _GAP = r"GAP: /\n{0,2}/"
-_GBNF = re.compile(r"^\s*[A-Za-z][\w-]*\s*::=", re.MULTILINE)
+_GBNF = re.compile(r"^[ \t]*[A-Za-z][\w-]*[ \t]*::=", re.MULTILINE)
+"""No part of it may go on into the next line: in empty lines, that is quadratic."""
 _PARTS = re.compile(r"\\.|[^\\]|\\$", re.DOTALL)
 _ESCAPES = {"/": r"\/", "\n": r"\n", "\r": r"\r", "\\\n": r"\n", "\\\r": r"\r"}
 _DIGITS = {False: "[0-9]", True: "0-9"}
@@ -234,7 +235,10 @@ def _json(schema: dict[str, Any], strict: bool) -> str:
     schema = effective(schema)
     if schema.get("properties") and not _OPENS & schema.keys():
         schema = {**schema, "additionalProperties": False}  # still valid, and small models invent no fields
-    return "%json " + msgspec.json.encode({**schema, "x-guidance": options}).decode()
+    try:
+        return "%json " + msgspec.json.encode({**schema, "x-guidance": options}).decode()
+    except RecursionError as error:
+        raise BadCall("The schema is nested too deeply: use $ref.") from error
 
 
 def _slashed(pattern: str) -> str:

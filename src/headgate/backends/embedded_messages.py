@@ -53,7 +53,10 @@ def tool(given: Tool) -> Message:
     """Raises `BadCall` for what is no function."""
     if given.type != "function" or given.function is None:
         raise BadCall(f"This model can call functions only, not tools of type {given.type!r}.", param="tools")
-    out: Message = msgspec.to_builtins(given)
+    try:
+        out: Message = msgspec.to_builtins(given)
+    except RecursionError as error:
+        raise BadCall("tools: this is nested too deeply.", param="tools") from error
     out["function"] = {key: value for key, value in out["function"].items() if value is not None}
     return out
 

@@ -7,6 +7,7 @@ text. They are fenced with two characters that Unicode reserves for internal use
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -21,6 +22,13 @@ from headgate.core.errors import BadCall
 from headgate.core.request import ChatRequest, CompletionRequest, NamedTool, Tool
 
 _FENCE_OPEN, _FENCE_CLOSE = "\ufdd0", "\ufdd1"
+_FIELDS = {
+    "messages": "messages",
+    "tools": "tools",
+    "response_schema": "response_format",
+    "variables": "chat_template_kwargs",
+}
+"""From what the template is given to the field of the request that it comes from."""
 
 
 class GenerationDefaults(Struct, frozen=True):
@@ -82,7 +90,7 @@ class PromptMaker:
             "response_schema": response_schema(request),
             "variables": variables(request, self.template.variables),
         }
-        text = self.template.render(**each_text(values, self._fence))
+        text = self.template.render(**self._fenced(values))
         thinking = self._thinking(text)
         if begun is not None:
             thought = request.messages[-1].reasoning_content or ""
@@ -176,6 +184,17 @@ class PromptMaker:
         except TypeError as error:  # what the library says of lone surrogates
             raise BadCall("The prompt holds half of a surrogate pair, which is no character.") from error
         return ids
+
+    def _fenced(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Each value with all its texts fenced."""
+        out: dict[str, Any] = {}
+        for name, value in values.items():
+            try:
+                out[name] = each_text(value, self._fence)
+            except RecursionError as error:
+                field = _FIELDS[name]
+                raise BadCall(f"{field}: this is nested too deeply.", param=field) from error
+        return out
 
     def _fence(self, text: str) -> str:
         if self._special is None:
