@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import msgspec
@@ -132,6 +133,25 @@ def test_a_forced_call_is_begun_in_the_familys_form(
     free = chat(made, tools=[WEATHER])
     assert free.begun == ""
     assert written(made, Prompt(prompt.ids[len(free.ids) :])).lstrip() == prompt.begun
+
+
+def test_everything_else_goes_on_while_a_long_prompt_is_tokenised(tmp_path: Path) -> None:
+    made = maker(tmp_path)
+    request = msgspec.convert({"model": "m", "prompt": "the weather " * 60_000}, CompletionRequest)
+    done, turns = Event(), 0
+
+    def tokenise() -> None:
+        made.completion(request, 10**9)
+        done.set()
+
+    thread = Thread(target=tokenise)
+    thread.start()
+    while not done.wait(0.001):
+        turns += 1
+    thread.join()
+    assert turns > 10
+    (whole,) = made.completion(request, 10**9)
+    assert list(whole.ids) == folders.tokenizer().encode("the weather " * 60_000).ids
 
 
 def nested(depth: int) -> dict[str, Any]:
