@@ -130,6 +130,7 @@ REFUSED: list[tuple[dict[str, Any], str | None]] = [
     ({"logit_bias": {"x": 1}}, "logit_bias"),
     ({"logit_bias": {"99999": 1}}, "logit_bias"),
     ({"tool_choice": "required"}, "tool_choice"),
+    ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
     ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "no"}}}, "tool_choice"),
     ({"tools": [{"type": "web_search"}]}, "tools"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages"),
@@ -149,6 +150,8 @@ def test_what_the_model_cannot_do_is_refused_by_name(folder: Path) -> None:
             await ask.open(EmbeddingRequest, input="x")
         with pytest.raises(NotFound):
             await ask.open(ChatRequest, model="other", messages=HELLO)
+        with pytest.raises(BadCall, match="n x prompts"):  # and not that one of them is too long
+            await ask.complete(prompt=["a " * 5000] * 129)
 
     run(folder, work)
 

@@ -21,6 +21,7 @@ from headgate.core.ids import Ids
 from headgate.core.policy import PRIORITIES
 from headgate.core.ports import Answer, Health, ModelInfo, Progress
 from headgate.core.request import ChatRequest, CompletionRequest, NamedTool
+from headgate.core.request import prompts as prompts_of
 from headgate.core.target import Target
 from headgate.engine.client import EngineClient
 from headgate.engine.generation import Generation
@@ -170,6 +171,7 @@ class EmbeddedBackend:
             raise BadCall("best_of is not supported; use n.", param="best_of")
         if request.echo and request.logprobs is not None:
             raise BadCall("echo together with logprobs is not supported.", param="echo")
+        choices(request, len(prompts_of(request.prompt)))  # before any is tokenised
         longest = self.engine.limits.longest
         if len(call.raw) > INLINE_BYTES:
             prompts = await asyncio.to_thread(self._prompts.completion, request, longest)
@@ -186,7 +188,10 @@ class EmbeddedBackend:
             echo=echo,
             ends=ends(request, self.engine.eos_ids),
         )
-        held = completion_held_to(request)
+        if len(call.raw) > INLINE_BYTES:
+            held = await asyncio.to_thread(completion_held_to, request)
+        else:
+            held = completion_held_to(request)
         return await self._answer(call, request, prompts, form, held)
 
     async def _answer(

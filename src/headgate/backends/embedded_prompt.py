@@ -259,6 +259,11 @@ def forced_tools(request: ChatRequest) -> list[Tool]:
     """The tools of which the answer must call one; none where it is free. Raises `BadCall` for an unknown name."""
     choice, tools = request.tool_choice, request.tools or []
     if isinstance(choice, NamedTool):
+        if choice.type != "function":
+            raise BadCall(
+                f"tool_choice of type {choice.type!r} is not supported: it can be a function, required, auto or none.",
+                param="tool_choice",
+            )
         name = None if choice.function is None else choice.function.name
         tools = [tool for tool in tools if tool.function is not None and tool.function.name == name]
         if not tools:
