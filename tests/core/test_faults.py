@@ -25,6 +25,7 @@ KINDS = [
     (Overloaded("x", code="upstream_overloaded"), "overload", "theirs"),
     (Overloaded("x", code="upstream_rate_limited", status=429), "overload", "theirs"),
     (Overloaded("x", code="queue_full"), "overload", "ours"),
+    (Overloaded("x", code="engine_queue_full"), "overload", "ours"),
     (Overloaded("x", code="upstream_quota"), "auth", "theirs"),
     (Upstream("x", code="upstream_auth"), "auth", "theirs"),
     (BadCall("x"), "bad_request", "caller"),

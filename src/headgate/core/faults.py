@@ -15,7 +15,15 @@ CONTENT_POLICY = "content_filter"
 _AUTH = frozenset({"upstream_auth", "upstream_quota"})
 _CALLERS_END = frozenset({"deadline_exceeded", "client_closed"})
 _OURS = frozenset(
-    {"queue_full", "queue_timeout", "backend_unavailable", "ledger_unavailable", "ledger_behind", "upstream_closed"}
+    {
+        "queue_full",
+        "queue_timeout",
+        "engine_queue_full",
+        "backend_unavailable",
+        "ledger_unavailable",
+        "ledger_behind",
+        "upstream_closed",
+    }
 )
 _UNSENT = frozenset(
     {
@@ -28,6 +36,7 @@ _UNSENT = frozenset(
         "upstream_closed",
         "queue_full",
         "queue_timeout",
+        "engine_queue_full",
         "backend_unavailable",
     }
 )

@@ -160,7 +160,12 @@ class EngineClient:
         wanted = len(prompts) * choices
         in_flight = sum(generation.open for generation in self._generations.values())
         if in_flight + wanted > limits.max_sequences + limits.max_waiting:
-            raise Overloaded(f"The engine's queue is full: {in_flight} sequences are in flight.", retry_after=1.0)
+            # by this code it is this call's alone: smaller ones may come meanwhile, the replica takes no pause
+            raise Overloaded(
+                f"The engine's queue is full: {in_flight} sequences are in flight.",
+                code="engine_queue_full",
+                retry_after=1.0,
+            )
         if self.process.unread > MAX_UNREAD_BYTES:
             raise Overloaded("The engine does not keep up with new requests.", retry_after=1.0)
         self._next_request += 1

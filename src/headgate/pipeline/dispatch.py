@@ -79,7 +79,8 @@ class Trip:
                 trial, stream = await self._start(step, hold)
             except HeadgateError as error:
                 latest = error
-                if not story.attempts or not (unsent(error) and blame(error) == "ours"):
+                made = story.attempts and not isinstance(failure, Bug)
+                if not made or not (unsent(error) and blame(error) == "ours"):
                     failure = error  # what an attempt failed with says more than why the next was not made
                 if any(attempt.won for attempt in story.attempts):
                     raise  # the answer is there and its receipt could not be kept: another attempt would cost twice

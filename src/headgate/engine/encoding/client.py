@@ -145,7 +145,12 @@ class EncoderClient:
                 f"This model's vectors have {facts.size} dimensions; {dimensions} were asked for.", param="dimensions"
             )
         if self._texts and self._texts + len(texts) > facts.max_waiting:
-            raise Overloaded(f"The engine's queue is full: {self._texts} texts are in flight.", retry_after=1.0)
+            # by this code it is this call's alone: smaller ones may come meanwhile, the replica takes no pause
+            raise Overloaded(
+                f"The engine's queue is full: {self._texts} texts are in flight.",
+                code="engine_queue_full",
+                retry_after=1.0,
+            )
         if self.process.unread > MAX_UNREAD_BYTES:
             raise Overloaded("The engine does not keep up with new requests.", retry_after=1.0)
         self._next_request += 1
