@@ -30,10 +30,10 @@ from bench.batching_traces import Asked, Told, conversations, disturbed, mixed
 from headgate import engine
 from headgate.core.clock import SystemClock
 from headgate.engine import wire
-from headgate.engine.loading import load
 from headgate.engine.plan import SamplingParams
 from headgate.engine.settings import EngineSettings
-from headgate.engine.work import Worker
+from headgate.engine.worker.loading import load
+from headgate.engine.worker.work import Worker
 
 Row = dict[str, Any]
 BUNDLED = Path(engine.__path__[0]) / "bundled" / "headgate-demo"

@@ -24,12 +24,12 @@ from bench import report
 from headgate import engine
 from headgate.core.clock import SystemClock
 from headgate.engine import wire
-from headgate.engine.grammar import Grammars
-from headgate.engine.loading import load
-from headgate.engine.masks import MaskWork
+from headgate.engine.grammars.grammar import Grammars
+from headgate.engine.grammars.masks import MaskWork
 from headgate.engine.plan import SamplingParams
 from headgate.engine.settings import EngineSettings
-from headgate.engine.work import Worker
+from headgate.engine.worker.loading import load
+from headgate.engine.worker.work import Worker
 
 Row = dict[str, Any]
 BUNDLED = Path(engine.__path__[0]) / "bundled" / "headgate-demo"

@@ -21,16 +21,16 @@ from msgspec.structs import replace
 from tokenizers import Tokenizer
 
 from bench.report import facts
-from headgate.engine.draft_model import DraftModel
 from headgate.engine.limits import Limits
 from headgate.engine.models.spec import ModelSpec, read_spec
 from headgate.engine.models.weights import Weights, read_weights
 from headgate.engine.plan import Proposer, SamplingParams
 from headgate.engine.runners.numpy_runner import NumpyRunner
-from headgate.engine.sampling import draft
-from headgate.engine.scheduler import Scheduler
-from headgate.engine.sequence import Sequence
-from headgate.engine.speculate import NGram, Pace
+from headgate.engine.sampling.sampler import draft
+from headgate.engine.scheduling.scheduler import Scheduler
+from headgate.engine.scheduling.sequence import Sequence
+from headgate.engine.speculation.draft_model import DraftModel
+from headgate.engine.speculation.speculate import NGram, Pace
 
 FOLDER = Path(__file__).parents[1] / "src/headgate/engine/bundled/headgate-demo"
 PASSAGE = (

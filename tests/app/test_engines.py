@@ -23,7 +23,7 @@ from headgate.core.errors import BadCall, Conflict, Overloaded
 from headgate.core.hosting import LoadSpec
 from headgate.core.ids import Ids
 from headgate.core.ports import Backend, ModelInfo
-from headgate.engine.client import EngineClient
+from headgate.engine.front.client import EngineClient
 from headgate.engine.plan import SamplingParams
 from headgate.engine.settings import EngineSettings
 from headgate.engine.wire import Loading

@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from headgate.engine.drafting import Pace
 from headgate.engine.limits import Limits
 from headgate.engine.models.spec import read_spec
 from headgate.engine.models.weights import read_weights
-from headgate.engine.outcome import Output
 from headgate.engine.plan import Proposer, Runner, SamplingParams, StepPlan
 from headgate.engine.runners.numpy_runner import NumpyRunner
-from headgate.engine.scheduler import Scheduler
-from headgate.engine.sequence import Sequence
+from headgate.engine.scheduling.drafting import Pace
+from headgate.engine.scheduling.outcome import Output
+from headgate.engine.scheduling.scheduler import Scheduler
+from headgate.engine.scheduling.sequence import Sequence
 
 
 def limits(**changes: Any) -> Limits:

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from headgate.core.errors import BadCall, Overloaded
 from headgate.engine.limits import Limits
 from headgate.engine.plan import SamplingParams, Share, StepPlan
-from headgate.engine.sequence import Sequence
+from headgate.engine.scheduling.sequence import Sequence
 from tests.engine.drive import Engine, limits
 from tests.engine.machine_runner import END, AnyPace, FakeGrammar, Guesser, HashRunner, expected_text
 

@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 
-from headgate.engine.blocks import BlockPool
 from headgate.engine.plan import Masks, SampleSpec, SamplingParams, StepPlan, StepResult
+from headgate.engine.scheduling.blocks import BlockPool
 from tests.engine.drive import Engine, limits
 
 

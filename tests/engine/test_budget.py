@@ -5,8 +5,8 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.engine.budget import SMALLEST_CHUNK, STRETCH, StepTimes
 from headgate.engine.plan import SamplingParams, StepPlan
+from headgate.engine.scheduling.budget import SMALLEST_CHUNK, STRETCH, StepTimes
 from tests.engine.drive import Engine, limits
 from tests.engine.machine_runner import HashRunner
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headgate.engine.draft_model import CATCH_UP, DraftModel
 from headgate.engine.limits import Limits
 from headgate.engine.plan import SampleSpec, SamplingParams, StepPlan, Wanted
 from headgate.engine.runners.numpy_runner import NumpyRunner
-from headgate.engine.sampling import draft
-from headgate.engine.sequence import Sequence
+from headgate.engine.sampling.sampler import draft
+from headgate.engine.scheduling.sequence import Sequence
+from headgate.engine.speculation.draft_model import CATCH_UP, DraftModel
 from tests.engine import tiny
 from tests.engine.drive import Engine, limits, numpy_runner
 

@@ -3,7 +3,7 @@
 import pytest
 
 from headgate.engine.plan import SamplingParams
-from headgate.engine.sequence import Sequence
+from headgate.engine.scheduling.sequence import Sequence
 from tests.engine.drive import Engine, limits
 from tests.engine.machine_runner import HashRunner, expected_text
 

@@ -10,9 +10,9 @@ import pytest
 
 from headgate.backends.detokenize import Vocabulary
 from headgate.core.errors import BadCall
-from headgate.engine.grammar import CACHED_GRAMMARS, Grammars, Matcher
+from headgate.engine.grammars.grammar import CACHED_GRAMMARS, Grammars, Matcher
 from headgate.engine.plan import Masks, SampleSpec, SamplingParams, StepPlan, StepResult
-from headgate.engine.sequence import Sequence
+from headgate.engine.scheduling.sequence import Sequence
 from tests.backends import folders
 from tests.engine.drive import Engine, limits
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from headgate.core.errors import BadCall, Overloaded
-from headgate.engine.grammar import MAX_ASKED, Grammars, Ticket
+from headgate.engine.grammars.grammar import MAX_ASKED, Grammars, Ticket
 from tests.backends import folders
 
 TOKENIZER = folders.tokenizer()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headgate.engine.masks import LARGE_BYTES, MaskWork
+from headgate.engine.grammars.masks import LARGE_BYTES, MaskWork
 from tests.engine.schemas import walk
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from headgate.core.errors import Overloaded
 from headgate.engine.errors import ModelFolderError
-from headgate.engine.memory import PROCESS_MIB, RESTED_S, Occupant, footprint_mib, make_room
+from headgate.engine.front.memory import PROCESS_MIB, RESTED_S, Occupant, footprint_mib, make_room
 from headgate.engine.settings import EngineSettings, Speculation
 from tests.engine import tiny
 

@@ -2,8 +2,8 @@
 
 from headgate.engine import wire
 from headgate.engine.metrics import BOUNDS, FINISHES, EngineStats, Timings
-from headgate.engine.observe import EVERY_S, Observer
 from headgate.engine.plan import Slice, StepPlan
+from headgate.engine.worker.observe import EVERY_S, Observer
 from tests.clock import VirtualClock
 
 

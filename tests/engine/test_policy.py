@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from headgate.engine.plan import SamplingParams, Share
-from headgate.engine.policy import MAX_TENANTS, OVERDUE, Accounts, Waiting
-from headgate.engine.sequence import Account, Sequence
+from headgate.engine.scheduling.policy import MAX_TENANTS, OVERDUE, Accounts, Waiting
+from headgate.engine.scheduling.sequence import Account, Sequence
 from tests.engine.drive import Engine, limits
 from tests.engine.machine_runner import HashRunner
 

@@ -1,7 +1,7 @@
 """When blocks run out: who goes, what is computed again, and that everybody gets on."""
 
 from headgate.engine.plan import SamplingParams, Share
-from headgate.engine.sequence import Sequence
+from headgate.engine.scheduling.sequence import Sequence
 from tests.engine.drive import Engine, limits
 from tests.engine.machine_runner import HashRunner, expected_text
 
@@ -54,11 +54,13 @@ def test_an_urgent_prompt_takes_blocks_of_a_stream_that_already_has_its_token_of
     for _ in range(4):
         engine.step()
     start(engine, list(range(25)), 4, -5)
+    planned: list[int] = []
     while not engine.scheduler.counters.preemptions:
         plan = engine.scheduler.plan(0.0)
         assert plan is not None
+        planned = [part.key for part in plan.slices]
         engine.compute(plan)
-    assert [part.key for part in plan.slices] == [1]
+    assert planned == [1]
     engine.run()
     assert list(engine.finished) == [1, 0]
     assert engine.texts[0] == expected_text([5, 6], 30, stop=False)

@@ -1,7 +1,7 @@
 """Prompts that begin alike are computed once: what is found, for whom, how long it is kept, and what is counted."""
 
 from headgate.engine.plan import SamplingParams, Share
-from headgate.engine.sequence import Sequence
+from headgate.engine.scheduling.sequence import Sequence
 from tests.engine.drive import Engine, limits
 from tests.engine.machine_runner import HashRunner, expected_text
 

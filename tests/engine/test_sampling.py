@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headgate.engine.adjust import adjust
-from headgate.engine.draws import DRAW, RECOVER, filtered, pick, uniform
 from headgate.engine.plan import Draft, SampleSpec, SamplingParams, Score
-from headgate.engine.sampling import sample
-from headgate.engine.spread import Spread
+from headgate.engine.sampling.adjust import adjust
+from headgate.engine.sampling.draws import DRAW, RECOVER, filtered, pick, uniform
+from headgate.engine.sampling.sampler import sample
+from headgate.engine.sampling.spread import Spread
 from tests.engine.filters import exact
 
 LOGITS = np.log(np.array([0.35, 0.25, 0.15, 0.1, 0.08, 0.05, 0.015, 0.005], dtype=np.float64)).astype(np.float32)

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from headgate.engine.plan import SampleSpec, SamplingParams
-from headgate.engine.sampling import sample
+from headgate.engine.sampling.sampler import sample
 from tests.engine.filters import border, exact, g_statistic
 
 CHANCE = 1e-6

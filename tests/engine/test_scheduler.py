@@ -6,7 +6,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from headgate.core.errors import BadCall, Overloaded
 from headgate.engine.plan import SamplingParams, Share
-from headgate.engine.sequence import MOVES, Sequence, State
+from headgate.engine.scheduling.sequence import MOVES, Sequence, State
 from tests.engine.drive import Engine, limits
 from tests.engine.machine import SchedulerMachine
 from tests.engine.machine_runner import AnyPace, FakeGrammar, Guesser, HashRunner, expected_text

@@ -12,10 +12,10 @@ import pytest
 from headgate import engine
 from headgate.core.clock import SystemClock
 from headgate.core.errors import Failed, Overloaded
-from headgate.engine import waking
-from headgate.engine.client import EngineClient
+from headgate.engine.front import waking
+from headgate.engine.front.client import EngineClient
+from headgate.engine.front.waking import Waking
 from headgate.engine.plan import SamplingParams
-from headgate.engine.waking import Waking
 from tests.engine import tiny
 
 BUNDLED = Path(engine.__path__[0]) / "bundled" / "headgate-demo"

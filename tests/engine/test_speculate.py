@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headgate.engine.plan import Draft, SampleSpec, SamplingParams, Wanted
-from headgate.engine.speculate import LONGEST, READ_AT_ONCE, SHORTEST, WINDOW, NGram, Pace
+from headgate.engine.speculation.speculate import LONGEST, READ_AT_ONCE, SHORTEST, WINDOW, NGram, Pace
 
 SAMPLE = SampleSpec(SamplingParams())
 

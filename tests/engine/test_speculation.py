@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from headgate.engine.plan import Draft, SampleSpec, SamplingParams
-from headgate.engine.sampling import sample
+from headgate.engine.sampling.sampler import sample
 from tests.engine import toys
 from tests.engine.filters import border, g_statistic
 

@@ -1,6 +1,6 @@
 """Silence is counted only while an answer is owed."""
 
-from headgate.engine.watch import LOOKS, Watch
+from headgate.engine.front.watch import LOOKS, Watch
 
 
 def test_silence_after_a_question_is_found_and_not_too_early() -> None:

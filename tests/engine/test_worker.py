@@ -18,9 +18,9 @@ import uvloop
 
 from headgate.core.clock import SystemClock
 from headgate.core.errors import BadCall, Overloaded
-from headgate.engine.client import EngineClient
 from headgate.engine.errors import ModelFolderError
-from headgate.engine.generation import Generation
+from headgate.engine.front.client import EngineClient
+from headgate.engine.front.generation import Generation
 from headgate.engine.plan import SamplingParams
 from headgate.engine.settings import EngineSettings
 from tests.engine import reference, tiny
@@ -334,7 +334,7 @@ def test_the_worker_ends_when_its_parent_is_killed(folder: Path) -> None:
         import asyncio, sys
         from pathlib import Path
         from headgate.core.clock import SystemClock
-        from headgate.engine.client import EngineClient
+        from headgate.engine.front.client import EngineClient
         from headgate.engine.plan import SamplingParams
 
         async def main():

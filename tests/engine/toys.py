@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 
 from headgate.engine.plan import Draft, SampleSpec, SamplingParams
-from headgate.engine.sampling import draft, sample
+from headgate.engine.sampling.sampler import draft, sample
 from tests.engine.filters import exact
 
 VOCABULARY = 5

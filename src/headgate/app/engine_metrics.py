@@ -5,8 +5,8 @@ from typing import Literal
 
 from headgate.app.inference import Inference
 from headgate.core.hosting import EngineState, Memory
-from headgate.engine.client import EngineClient
 from headgate.engine.encoding.client import EncoderClient
+from headgate.engine.front.client import EngineClient
 from headgate.engine.metrics import BOUNDS, EngineStats
 from headgate.telemetry import names
 from headgate.telemetry.families import Buckets, Family, Spread

@@ -1,8 +1,8 @@
 """Who gives way where models that are all in use want more memory than there is: they have it by turns.
 
-Whoever rests gives way at once (`engine/memory.py`). Only where a model is called for `turn_s` seconds and finds nobody
-at rest, those that were awake longest take no new calls, end what they do, and are put to sleep for it. So nobody is
-shut out, and models change places once in `turn_s` at most.
+Whoever rests gives way at once (`engine/front/memory.py`). Only where a model is called for `turn_s` seconds and finds
+nobody at rest, those that were awake longest take no new calls, end what they do, and are put to sleep for it. So
+nobody is shut out, and models change places once in `turn_s` at most.
 """
 
 from collections.abc import Iterable

@@ -6,7 +6,7 @@ from headgate.app.inference import Inference
 from headgate.app.yamlfile import ConfigError
 from headgate.core.errors import Conflict
 from headgate.core.hosting import EngineView, Progress
-from headgate.engine.client import EngineClient
+from headgate.engine.front.client import EngineClient
 from headgate.engine.wire import Loading
 
 

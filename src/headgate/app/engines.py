@@ -24,8 +24,8 @@ from headgate.core.hosting import EngineView, LoadSpec, Memory
 from headgate.core.ids import Ids
 from headgate.core.tasks import Tasks
 from headgate.engine.errors import ModelFolderError
-from headgate.engine.memory import MEMORY_FULL, make_room
-from headgate.engine.process import no_memory
+from headgate.engine.front.memory import MEMORY_FULL, make_room
+from headgate.engine.front.process import no_memory
 from headgate.telemetry import names
 from headgate.telemetry.log import Level, Log
 from headgate.tenancy.records import Actor

@@ -18,12 +18,12 @@ from headgate.core.errors import BadCall
 from headgate.core.hosting import EngineState, Keep
 from headgate.core.ids import Ids
 from headgate.core.ports import Backend, ModelInfo
-from headgate.engine.client import EngineClient
 from headgate.engine.encoding.client import EncoderClient
 from headgate.engine.errors import ModelFolderError
-from headgate.engine.memory import Occupant, footprint_mib
+from headgate.engine.front.client import EngineClient
+from headgate.engine.front.memory import Occupant, footprint_mib
+from headgate.engine.front.process import EngineProcess
 from headgate.engine.models.encoder_spec import is_encoder
-from headgate.engine.process import EngineProcess
 from headgate.engine.settings import EngineSettings
 
 BUNDLED = "headgate-demo"

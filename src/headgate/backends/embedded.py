@@ -23,8 +23,8 @@ from headgate.core.ports import Answer, Health, ModelInfo, Progress
 from headgate.core.request import ChatRequest, CompletionRequest, NamedTool
 from headgate.core.request import prompts as prompts_of
 from headgate.core.target import Target
-from headgate.engine.client import EngineClient
-from headgate.engine.generation import Generation
+from headgate.engine.front.client import EngineClient
+from headgate.engine.front.generation import Generation
 from headgate.engine.plan import SamplingParams, Share
 
 INLINE_BYTES = 32 * 1024

@@ -16,7 +16,7 @@ from headgate.backends.tools.reader import CallArguments, CallStart, Piece
 from headgate.core.events import Event, Finish, FinishReason, Reasoning, Text, TokenLogprob, ToolDelta
 from headgate.core.ports import Progress
 from headgate.core.usage import Usage
-from headgate.engine.generation import Generation
+from headgate.engine.front.generation import Generation
 from headgate.engine.plan import Score
 from headgate.engine.wire import Delta
 

@@ -16,7 +16,7 @@ GREEDY_BELOW = 1e-5
 
 
 class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the next token is drawn. The order of the filters is written in `sampling.py`."""
+    """How the next token is drawn. The order of the filters is written in `sampling/sampler.py`."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -130,7 +130,7 @@ class StepResult(Struct, frozen=True):
 
 
 class Constraint(Protocol):
-    """What keeps a sequence's text to a form (`grammar.py`)."""
+    """What keeps a sequence's text to a form (`grammars/grammar.py`)."""
 
     def fits(self, tokens: tuple[int, ...]) -> int:
         """How many of the tokens, from the first on, may come next."""
@@ -163,7 +163,7 @@ class Wanted(Struct, frozen=True):
 
 
 class Proposer(Protocol):
-    """Makes drafts (`speculate.py`)."""
+    """Makes drafts (`speculation/`)."""
 
     def propose(self, wanted: Sequence[Wanted]) -> list[Draft | None]:
         """One for each; None where there is nothing to propose."""

@@ -107,7 +107,7 @@ class Report(Struct, frozen=True, tag="report", omit_defaults=True):
     deltas: list[Delta]
     stats: EngineStats
     timings: Timings | None = None
-    """Now and then (`observe.py`): for the whole life of the process so far."""
+    """Now and then (`worker/observe.py`): for the whole life of the process so far."""
 
 
 FromWorker = Loading | Ready | LoadFailed | Refusal | Accepted | Report | Encoded

@@ -14,7 +14,7 @@ from jsonschema.validators import validator_for
 from headgate.backends.embedded_grammar import Held, blame, completion_held_to
 from headgate.core.errors import BadCall
 from headgate.core.request import CompletionRequest, StructuredOutputs
-from headgate.engine.grammar import Grammars, Matcher
+from headgate.engine.grammars.grammar import Grammars, Matcher
 from tests.backends import folders
 
 TOKENIZER = folders.tokenizer()

@@ -9,8 +9,8 @@ from headgate.core.errors import BadCall, HeadgateError, Overloaded
 from headgate.engine import wire
 from headgate.engine.encoder_wire import Encode, Encoded, EncoderFacts, EncoderStats, Text
 from headgate.engine.errors import ModelFolderError
+from headgate.engine.front.process import EngineProcess, unservable
 from headgate.engine.plan import NOBODY, Share
-from headgate.engine.process import EngineProcess, unservable
 from headgate.engine.settings import EngineSettings
 
 MAX_UNREAD_BYTES = 64 * 2**20
@@ -20,7 +20,7 @@ MAX_UNREAD_BYTES = 64 * 2**20
 class EncoderClient:
     """One encoder process with one model, in the shape of `EngineClient`.
 
-    A process that dies fails what was in flight with `Overloaded` and is replaced (`process.py`).
+    A process that dies fails what was in flight with `Overloaded` and is replaced (`front/process.py`).
     """
 
     def __init__(self, folder: Path, settings: EngineSettings | None = None, *, clock: Clock) -> None:

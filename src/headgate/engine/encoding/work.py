@@ -159,6 +159,6 @@ def work(channel: Channel, worker: EncoderWorker, clock: Clock, messages: list[w
             worker.held(clock.monotonic() - since)
             continue
         worker.step()
-        # Also where nothing was completed: every message, and every step, is a sign of life (`watch.py`).
+        # Also where nothing was completed: every message, and every step, is a sign of life (`front/watch.py`).
         channel.send(worker.report())
         messages = channel.receive(wait=not worker.busy)

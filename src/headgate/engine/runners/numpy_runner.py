@@ -13,7 +13,7 @@ from headgate.engine.models.weights import LayerWeights, MlpShare, Weights
 from headgate.engine.plan import Masks, SampleSpec, StepPlan, StepResult
 from headgate.engine.runners.attention import Attention, Floats, Group, Ints
 from headgate.engine.runners.team import Team
-from headgate.engine.sampling import sample
+from headgate.engine.sampling.sampler import sample
 
 _Turns = npt.NDArray[np.complex64]
 

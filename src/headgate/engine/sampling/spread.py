@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from headgate.engine.draws import Floats, Ids, Row, below, mended
 from headgate.engine.plan import SamplingParams
+from headgate.engine.sampling.draws import Floats, Ids, Row, below, mended
 
 _NO_WEIGHT = -745.0
 """Log-weights below this are zero in float64."""

@@ -11,8 +11,8 @@ all behind it are held by that one table and are not indexed.
 import hashlib
 from array import array
 
-from headgate.engine.blocks import BlockPool
-from headgate.engine.sequence import Sequence
+from headgate.engine.scheduling.blocks import BlockPool
+from headgate.engine.scheduling.sequence import Sequence
 
 DIGEST_BYTES = 16
 

@@ -15,12 +15,12 @@ from itertools import islice, pairwise
 
 import numpy as np
 
-from headgate.engine.adjust import adjust, adjusts, at_row
-from headgate.engine.draws import DRAW, Floats, Row, filtered, pick, uniform
 from headgate.engine.plan import GREEDY_BELOW, Masks, SampleSpec, SamplingParams, Score, StepResult
-from headgate.engine.scores import scores
-from headgate.engine.spread import Spread
-from headgate.engine.verify import by_rejection, compared, proposed, rejected
+from headgate.engine.sampling.adjust import adjust, adjusts, at_row
+from headgate.engine.sampling.draws import DRAW, Floats, Row, filtered, pick, uniform
+from headgate.engine.sampling.scores import scores
+from headgate.engine.sampling.spread import Spread
+from headgate.engine.sampling.verify import by_rejection, compared, proposed, rejected
 
 CHUNK = 2**18
 """Logits handled at once: many rows of a small vocabulary, one of a large one, which then stays in the cache."""

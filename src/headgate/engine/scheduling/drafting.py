@@ -8,8 +8,8 @@ from typing import Protocol
 
 from headgate.engine.limits import Limits
 from headgate.engine.plan import Draft, Proposer, StepPlan, Wanted
-from headgate.engine.sequence import Sequence
-from headgate.engine.tables import Tables
+from headgate.engine.scheduling.sequence import Sequence
+from headgate.engine.scheduling.tables import Tables
 
 
 class Pace(Protocol):

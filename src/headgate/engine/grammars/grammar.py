@@ -16,8 +16,8 @@ from threading import Event
 from llguidance import LLMatcher, LLTokenizer
 
 from headgate.core.errors import BadCall, HeadgateError, Overloaded
-from headgate.engine.grammar_compile import TRIAL_S, Trials, compiled
 from headgate.engine.grammar_tokens import without_special_text
+from headgate.engine.grammars.grammar_compile import TRIAL_S, Trials, compiled
 
 MAX_GRAMMAR_CHARS = 2**18
 CACHED_GRAMMARS = 64

@@ -13,9 +13,9 @@ from headgate.engine.channel import Channel, ParentGone
 from headgate.engine.encoding.loading import load_encoder
 from headgate.engine.encoding.work import work as encode
 from headgate.engine.errors import ModelFolderError
-from headgate.engine.loading import load
 from headgate.engine.models.encoder_spec import is_encoder
-from headgate.engine.work import Worker
+from headgate.engine.worker.loading import load
+from headgate.engine.worker.work import Worker
 
 SIGN_OF_LIFE_S = 1.0
 """While nothing runs because grammars are being compiled, which may take its time."""
@@ -61,7 +61,7 @@ def _work(channel: Channel, worker: Worker, messages: list[wire.ToWorker]) -> No
         for answer in worker.answers:
             channel.send(answer)
         worker.answers.clear()
-        # Also where nothing was drawn: every step, and every message, is a sign of life (`watch.py`).
+        # Also where nothing was drawn: every step, and every message, is a sign of life (`front/watch.py`).
         channel.send(worker.report())
         if worker.busy or worker.compiled is None:
             messages = channel.receive(wait=not worker.busy)

@@ -15,15 +15,15 @@ from bisect import insort
 from operator import attrgetter
 
 from headgate.core.errors import Overloaded
-from headgate.engine.blocks import BlockPool
-from headgate.engine.budget import StepTimes
-from headgate.engine.drafting import Drafting, Pace
 from headgate.engine.limits import Limits
-from headgate.engine.outcome import Counters, Output
 from headgate.engine.plan import Constraint, Draft, Masks, Proposer, SampleSpec, Score, Slice, StepPlan, StepResult
-from headgate.engine.policy import Accounts, Waiting
-from headgate.engine.sequence import OUTPUT_WEIGHT, Sequence, State
-from headgate.engine.tables import Tables
+from headgate.engine.scheduling.blocks import BlockPool
+from headgate.engine.scheduling.budget import StepTimes
+from headgate.engine.scheduling.drafting import Drafting, Pace
+from headgate.engine.scheduling.outcome import Counters, Output
+from headgate.engine.scheduling.policy import Accounts, Waiting
+from headgate.engine.scheduling.sequence import OUTPUT_WEIGHT, Sequence, State
+from headgate.engine.scheduling.tables import Tables
 
 SPARE_SHARE = 100
 """One block in so many stays free when a sequence is admitted beside others."""

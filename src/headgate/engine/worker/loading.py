@@ -8,20 +8,20 @@ import msgspec
 
 from headgate.core.clock import Clock
 from headgate.engine import wire
-from headgate.engine.draft_model import DraftModel
 from headgate.engine.errors import ModelFolderError
-from headgate.engine.grammar import Grammars
+from headgate.engine.grammars.grammar import Grammars
 from headgate.engine.limits import Limits
 from headgate.engine.models.spec import ModelSpec, read_spec
 from headgate.engine.models.weights import footprint, read_weights
 from headgate.engine.phases import Phases, Tell
 from headgate.engine.plan import Proposer, Runner, SamplingParams
 from headgate.engine.runners.numpy_runner import NumpyRunner
-from headgate.engine.sampling import draft
-from headgate.engine.scheduler import Scheduler
+from headgate.engine.sampling.sampler import draft
+from headgate.engine.scheduling.scheduler import Scheduler
 from headgate.engine.settings import EngineSettings
-from headgate.engine.speculate import NGram, Pace
-from headgate.engine.work import Worker
+from headgate.engine.speculation.draft_model import DraftModel
+from headgate.engine.speculation.speculate import NGram, Pace
+from headgate.engine.worker.work import Worker
 
 FLOAT_BYTES = 4
 LARGE_BYTES = 64 * 2**20

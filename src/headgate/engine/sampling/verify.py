@@ -19,8 +19,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from headgate.engine.draws import ACCEPT, DRAW, RECOVER, Floats, Row, filtered, pick, uniform
 from headgate.engine.plan import GREEDY_BELOW, SampleSpec, SamplingParams
+from headgate.engine.sampling.draws import ACCEPT, DRAW, RECOVER, Floats, Row, filtered, pick, uniform
 
 
 def by_rejection(params: SamplingParams, *, masked: bool) -> bool:

@@ -8,11 +8,11 @@ from headgate.core.clock import Clock
 from headgate.core.errors import BadCall, HeadgateError, Overloaded
 from headgate.engine import wire
 from headgate.engine.errors import ModelFolderError
-from headgate.engine.generation import Generation
+from headgate.engine.front.generation import Generation
+from headgate.engine.front.process import EngineProcess, unservable
 from headgate.engine.limits import Limits
 from headgate.engine.metrics import EngineStats, Timings
 from headgate.engine.plan import NOBODY, SamplingParams, Share
-from headgate.engine.process import EngineProcess, unservable
 from headgate.engine.settings import EngineSettings
 
 MAX_UNREAD_BYTES = 64 * 2**20
@@ -143,7 +143,7 @@ class EngineClient:
     ) -> Generation:
         """Generates `choices` continuations of each prompt, numbered on from prompt to prompt.
 
-        With a grammar (`grammar.py`), await `Generation.accepted` before anything else of it.
+        With a grammar (`grammars/grammar.py`), await `Generation.accepted` before anything else of it.
 
         Raises `BadCall` for what can never fit and `Overloaded` where there is no room or no engine now.
         """

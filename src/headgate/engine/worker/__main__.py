@@ -1,4 +1,4 @@
-"""The engine's process: `python -m headgate.engine.worker --fd N`, started by `engine/client.py`.
+"""The engine's process: `python -m headgate.engine.worker --fd N`, started by `engine/front/process.py`.
 
 It owns no terminal and no address: it talks over the inherited socket only, and ends when the other side closes it,
 which is also what happens when the parent dies. Interrupts and terminations are the parent's to decide, so both signals
@@ -28,7 +28,7 @@ def main() -> None:
     clock = SystemClock()
     started = clock.monotonic()
     # NumPy's matrix library reads these once, while it is loaded: everything that imports NumPy comes after.
-    loop = importlib.import_module("headgate.engine.loop")
+    loop = importlib.import_module("headgate.engine.worker.loop")
     with socket.socket(fileno=arguments.fd) as channel:
         loop.serve(channel, clock, started)
 

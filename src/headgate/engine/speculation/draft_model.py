@@ -11,8 +11,8 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from headgate.engine.adjust import at_row
 from headgate.engine.plan import Draft, Runner, SampleSpec, Slice, StepPlan, Wanted
+from headgate.engine.sampling.adjust import at_row
 
 CATCH_UP = 128
 """Tokens computed per step of sequences that lag behind; for these there are no drafts until they have caught up."""

@@ -4,8 +4,8 @@ from collections import Counter
 
 import numpy as np
 
-from headgate.engine.draws import Floats
 from headgate.engine.plan import SampleSpec
+from headgate.engine.sampling.draws import Floats
 
 
 def at_row(spec: SampleSpec, place: int) -> SampleSpec:

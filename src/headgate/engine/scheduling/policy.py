@@ -15,7 +15,7 @@ from bisect import bisect_left, insort
 from collections import OrderedDict
 from operator import attrgetter
 
-from headgate.engine.sequence import OUTPUT_WEIGHT, Account, Sequence
+from headgate.engine.scheduling.sequence import OUTPUT_WEIGHT, Account, Sequence
 
 MAX_TENANTS = 1024
 """So many tenants are remembered after their last sequence ended."""

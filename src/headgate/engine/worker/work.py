@@ -7,14 +7,14 @@ from msgspec import Struct
 from headgate.core.clock import Clock
 from headgate.core.errors import BadCall, HeadgateError
 from headgate.engine import wire
-from headgate.engine.grammar import Grammars, Ticket
-from headgate.engine.masks import MaskWork
+from headgate.engine.grammars.grammar import Grammars, Ticket
+from headgate.engine.grammars.masks import MaskWork
 from headgate.engine.metrics import EngineStats
-from headgate.engine.observe import Observer
-from headgate.engine.outcome import Output
 from headgate.engine.plan import Constraint, Masks, Runner, StepPlan
-from headgate.engine.scheduler import Scheduler
-from headgate.engine.sequence import Sequence
+from headgate.engine.scheduling.outcome import Output
+from headgate.engine.scheduling.scheduler import Scheduler
+from headgate.engine.scheduling.sequence import Sequence
+from headgate.engine.worker.observe import Observer
 
 NewConstraint = Callable[[], Constraint | None]
 

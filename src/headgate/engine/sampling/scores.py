@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from headgate.engine.draws import Floats
 from headgate.engine.plan import Score
-from headgate.engine.spread import greatest
+from headgate.engine.sampling.draws import Floats
+from headgate.engine.sampling.spread import greatest
 
 NEVER = -9999.0
 """Stands for a log-probability that is no finite number, as OpenAI has it: JSON knows no infinity."""

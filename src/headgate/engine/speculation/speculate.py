@@ -1,4 +1,4 @@
-"""Guessing what comes next, and how much guessing pays. Whether a guess is right is found out by `verify.py`."""
+"""Guesses at what comes next, and how much guessing pays. Whether one is right is found out by `sampling/verify.py`."""
 
 from array import array
 from collections.abc import Sequence

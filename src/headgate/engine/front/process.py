@@ -25,10 +25,10 @@ from headgate.core.errors import Failed, HeadgateError, Overloaded
 from headgate.core.tasks import Tasks
 from headgate.engine import wire
 from headgate.engine.errors import ModelFolderError
-from headgate.engine.memory import MEMORY_FULL
+from headgate.engine.front.memory import MEMORY_FULL
+from headgate.engine.front.waking import Waking
+from headgate.engine.front.watch import LOOKS, Watch
 from headgate.engine.settings import EngineSettings
-from headgate.engine.waking import Waking
-from headgate.engine.watch import LOOKS, Watch
 
 FIRST_RESTART_S = 0.1
 LONGEST_RESTART_S = 10.0

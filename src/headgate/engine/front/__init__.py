@@ -1,0 +1,1 @@
+"""The gateway's side of the engine: starts its processes, watches them, carries requests there and tokens back."""

@@ -1,0 +1,1 @@
+"""Guesses at the tokens that come next, from the text itself or from a smaller model."""

@@ -1,0 +1,1 @@
+"""Inside an engine's process: messages in, a step, messages out."""
