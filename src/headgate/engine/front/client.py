@@ -1,102 +1,30 @@
 """The gateway's side of the engine: requests go to its process, tokens come back to who asked."""
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
 from headgate.core.clock import Clock
 from headgate.core.errors import BadCall, HeadgateError, Overloaded
 from headgate.engine import wire
-from headgate.engine.errors import ModelFolderError
 from headgate.engine.front.generation import Generation
-from headgate.engine.front.process import EngineProcess, unservable
+from headgate.engine.front.model import ModelClient, queue_full
 from headgate.engine.limits import Limits
 from headgate.engine.metrics import EngineStats, Timings
 from headgate.engine.plan import NOBODY, SamplingParams, Share
 from headgate.engine.settings import EngineSettings
 
-MAX_UNREAD_BYTES = 64 * 2**20
-"""Of requests that the process has not read yet; beyond, new ones are refused."""
 _TOO_COMPLEX = "Holding the answer to its form became too complex: ask for a simpler schema, pattern or grammar."
 
 
-class EngineClient:
-    """One engine process with one model. `submit` is synchronous: what can be refused is refused at once.
-
-    A process that dies fails what was in flight with `Overloaded` and is replaced (`process.py`).
-    """
+class EngineClient(ModelClient):
+    """A model that writes. `submit` is synchronous."""
 
     def __init__(self, folder: Path, settings: EngineSettings | None = None, *, clock: Clock) -> None:
-        self.folder = folder
-        self.settings = settings or EngineSettings()
-        self.process = EngineProcess(folder, self.settings, self, clock=clock)
-        self._changed = asyncio.Event()
+        super().__init__(folder, settings, clock=clock)
         self._generations: dict[int, Generation] = {}
         self._next_request = 0
-        self._draining = False
         self._stats = self._before = EngineStats()
         self._timings = self._timings_before = Timings.empty()
-
-    @classmethod
-    async def start(cls, folder: Path, settings: EngineSettings | None = None, *, clock: Clock) -> "EngineClient":
-        """A client whose engine has loaded `folder` and generated a token. Raises `ModelFolderError`."""
-        client = cls(folder, settings, clock=clock)
-        client.launch()
-        try:
-            await client.wait_ready()
-        except BaseException:
-            await client.aclose()
-            raise
-        return client
-
-    def launch(self) -> None:
-        """Starts the process and returns at once; `wait_ready` tells when it can be used."""
-        self.process.launch()
-
-    async def wait_ready(self) -> None:
-        """Raises `ModelFolderError` if the model cannot be served, `Failed` if the client is closed first."""
-        await self.process.wait_ready()
-
-    async def awake(self) -> None:
-        """To be awaited before anything is asked of an engine that may sleep: returns when it is up again.
-
-        Returns at once where it does not sleep, up or not. Raises `Overloaded` where it cannot be woken now.
-        """
-        await self.process.awake()
-
-    @property
-    def asleep(self) -> bool:
-        """It has no process now; the next call wakes it."""
-        return self.process.asleep
-
-    @property
-    def ready(self) -> bool:
-        """The process is up and has generated a token."""
-        return self.process.ready
-
-    @property
-    def refused(self) -> ModelFolderError | None:
-        """Why the model cannot be served at all."""
-        return self.process.refused
-
-    @property
-    def phases(self) -> dict[str, float]:
-        """Seconds each part of the latest start took."""
-        return self.process.phases
-
-    @property
-    def restarts(self) -> int:
-        return self.process.restarts
-
-    @property
-    def trouble(self) -> str:
-        """Why the latest process ended, or could not be started."""
-        return self.process.trouble
-
-    @property
-    def known(self) -> bool:
-        """It has been ready before, so that `limits` and what is said beside them is known, asleep or not."""
-        return self.process.starts > 0
 
     @property
     def limits(self) -> Limits:
@@ -127,10 +55,6 @@ class EngineClient:
         """Requests with choices still to come."""
         return len(self._generations)
 
-    @property
-    def pid(self) -> int | None:
-        return self.process.pid
-
     def submit(
         self,
         prompts: Sequence[tuple[int, ...]],
@@ -147,12 +71,7 @@ class EngineClient:
 
         Raises `BadCall` for what can never fit and `Overloaded` where there is no room or no engine now.
         """
-        if self._draining or self.process.closed:
-            raise Overloaded("The engine is shutting down.", retry_after=1.0)
-        if self.process.refused is not None:
-            raise unservable()
-        if not self.process.ready:
-            raise Overloaded(f"The engine is {self.process.state}.", retry_after=1.0)
+        self._expect_ready()
         limits = self.limits
         for prompt in prompts:
             limits.refuse(len(prompt), max_tokens)
@@ -160,33 +79,15 @@ class EngineClient:
         wanted = len(prompts) * choices
         in_flight = sum(generation.open for generation in self._generations.values())
         if in_flight + wanted > limits.max_sequences + limits.max_waiting:
-            # by this code it is this call's alone: smaller ones may come meanwhile, the replica takes no pause
-            raise Overloaded(
-                f"The engine's queue is full: {in_flight} sequences are in flight.",
-                code="engine_queue_full",
-                retry_after=1.0,
-            )
-        if self.process.unread > MAX_UNREAD_BYTES:
-            raise Overloaded("The engine does not keep up with new requests.", retry_after=1.0)
+            raise queue_full(in_flight, "sequences")
+        self._expect_reading()
         self._next_request += 1
         generation = Generation(self._next_request, wanted, self._cancel)
         self.process.send(wire.Submit(generation.request, tuple(prompts), params, max_tokens, choices, grammar, share))
         self._generations[generation.request] = generation
         return generation
 
-    async def drain(self) -> None:
-        """Refuses new requests and returns when those in flight have ended."""
-        self._draining = True
-        while self._generations:
-            self._changed.clear()
-            await self._changed.wait()
-
-    async def aclose(self) -> None:
-        """Kills the process, which keeps nothing, and reaps it; idempotent. What is in flight fails."""
-        await self.process.aclose()
-
     def received(self, message: wire.FromWorker) -> bool:
-        """Implements `process.Owner`."""
         match message:
             case wire.Report():
                 self._stats = message.stats
@@ -208,7 +109,6 @@ class EngineClient:
         return bool(self._generations)
 
     def lost(self, error: HeadgateError) -> None:
-        """Implements `process.Owner`."""
         self._before, self._stats = self.stats, EngineStats()
         self._timings_before, self._timings = self.timings, Timings.empty()
         generations, self._generations = self._generations, {}
