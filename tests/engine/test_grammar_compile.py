@@ -6,12 +6,16 @@ import os
 import select
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headgate.core.errors import BadCall, Overloaded
-from headgate.engine.grammars.grammar import MAX_ASKED, Grammars, Ticket
+from headgate.engine.grammars.grammar import COMPILED_AT_ONCE, MAX_ASKED, MAX_ASKED_EACH, Grammars, Ticket
+from headgate.engine.grammars.turns import Turns
 from tests.backends import folders
 
 TOKENIZER = folders.tokenizer()
@@ -67,13 +71,49 @@ def test_one_grammar_asked_for_twice_is_compiled_once_and_kept() -> None:
     made.close()
 
 
-def test_the_queue_is_bounded() -> None:
+def asked_until_refused(made: Grammars, tenants: Iterable[str]) -> int:
+    for count, tenant in enumerate(tenants):
+        try:
+            made.ask(SLOW + f"// {tenant} {count}", tenant)
+        except Overloaded as error:
+            assert "too many schemas" in error.message
+            return count
+    raise AssertionError("there is no end to them")
+
+
+def test_the_queue_is_bounded_and_one_tenant_has_half_of_it_at_most() -> None:
     made = grammars()
-    for index in range(MAX_ASKED):
-        made.ask(f'start: "{index}"')
-    with pytest.raises(Overloaded, match="too many schemas"):
-        made.ask('start: "one more"')
+    flood = asked_until_refused(made, ["flood"] * 2 * MAX_ASKED)
+    assert MAX_ASKED_EACH <= flood <= MAX_ASKED_EACH + COMPILED_AT_ONCE
+    others = asked_until_refused(made, (f"tenant {index}" for index in range(2 * MAX_ASKED)))
+    assert flood + others == MAX_ASKED
     made.close()
+
+
+def test_a_tenant_waits_for_one_grammar_of_another_not_for_all_of_them() -> None:
+    made = grammars()
+    slow = [made.ask(SLOW + f"// {index}", "flood") for index in range(8)]
+    quick = made.ask('start: "yes"', "calm")
+    ready: list[Ticket] = []
+    while quick not in ready:
+        assert select.select([made], [], [], LONGEST_S)[0]
+        ready += made.poll()
+    assert len(ready) <= 2 * COMPILED_AT_ONCE + 1
+    assert not slow[-1].ready
+    made.close()
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers()), max_size=30))
+def test_turns_lose_nothing_keep_each_tenants_order_and_alternate(put: list[tuple[str, int]]) -> None:
+    turns: Turns[tuple[str, int]] = Turns()
+    for tenant, item in put:
+        turns.put(tenant, (tenant, item))
+    taken = [turns.take() for _ in put]
+    for tenant in "abc":
+        assert [item for item in taken if item[0] == tenant] == [item for item in put if item[0] == tenant]
+    for at in range(1, len(taken)):
+        if taken[at][0] == taken[at - 1][0]:
+            assert {tenant for tenant, _ in taken[at:]} == {taken[at][0]}  # nobody else waits any more
 
 
 def outcome(ticket: Ticket) -> str:

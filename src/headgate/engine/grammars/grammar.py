@@ -18,6 +18,7 @@ from llguidance import LLMatcher, LLTokenizer
 from headgate.core.errors import BadCall, HeadgateError, Overloaded
 from headgate.engine.grammar_tokens import without_special_text
 from headgate.engine.grammars.grammar_compile import TRIAL_S, Trials, compiled
+from headgate.engine.grammars.turns import Turns
 
 MAX_GRAMMAR_CHARS = 2**18
 CACHED_GRAMMARS = 64
@@ -25,6 +26,8 @@ CACHED_BYTES = 512 * 2**20
 COMPILED_AT_ONCE = 2
 MAX_ASKED = 64
 """Grammars that may wait to be compiled; more are refused."""
+MAX_ASKED_EACH = MAX_ASKED // 2
+"""The same for one tenant."""
 MAX_ERROR_CHARS = 500
 
 
@@ -134,6 +137,7 @@ class Grammars:
         self._idle: queue.SimpleQueue[Trials] = queue.SimpleQueue()
         for one in trials:
             self._idle.put(one)
+        self._turns: Turns[tuple[str, Ticket]] = Turns()
         self._threads = ThreadPoolExecutor(COMPILED_AT_ONCE, thread_name_prefix="grammar")
         self._end = weakref.finalize(self, _end, self._threads, trials, (self._wake, self._woken))
 
@@ -156,8 +160,8 @@ class Grammars:
     def fileno(self) -> int:
         return self._woken.fileno()
 
-    def ask(self, grammar: str) -> Ticket:
-        """Raises `BadCall` for one that is too large, and `Overloaded` where too many wait."""
+    def ask(self, grammar: str, tenant: str = "") -> Ticket:
+        """Tenants take turns. Raises `BadCall` for one that is too large, and `Overloaded` where too many wait."""
         ticket = self._kept.get(grammar) or self._asked.get(grammar)
         if ticket is not None:
             if ticket.ready and grammar in self._kept:
@@ -165,10 +169,11 @@ class Grammars:
             return ticket
         if len(grammar) > MAX_GRAMMAR_CHARS:
             raise BadCall(f"The schema is too large: at most {MAX_GRAMMAR_CHARS} characters.")
-        if len(self._asked) >= MAX_ASKED:
+        if len(self._asked) >= MAX_ASKED or self._turns.waiting(tenant) >= MAX_ASKED_EACH:
             raise Overloaded("The engine has too many schemas to check.", retry_after=1.0)
         ticket = self._asked[grammar] = Ticket()
-        self._threads.submit(self._work, grammar, ticket)
+        self._turns.put(tenant, (grammar, ticket))
+        self._threads.submit(self._work)
         return ticket
 
     def poll(self) -> list[Ticket]:
@@ -205,8 +210,9 @@ class Grammars:
             _, oldest = self._kept.popitem(last=False)
             size -= oldest.size
 
-    def _work(self, grammar: str, ticket: Ticket) -> None:
+    def _work(self) -> None:
         """In a thread of its own."""
+        grammar, ticket = self._turns.take()
         error: HeadgateError | None = BadCall("The schema cannot be enforced.")
         matcher, size = None, 0
         trials = self._idle.get()

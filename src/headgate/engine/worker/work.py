@@ -65,7 +65,7 @@ class Worker:
         try:
             if self._grammars is None:
                 raise BadCall("This model's tokenizer cannot be used with grammars.")
-            ticket = self._grammars.ask(message.grammar)
+            ticket = self._grammars.ask(message.grammar, message.share.tenant)
         except HeadgateError as error:
             self._refuse(message, error)
             return
