@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from headgate.backends.embedded_grammar import Held, blame, completion_held_to, held_to
 from headgate.backends.embedded_params import choices, ends, max_tokens, sampling_params, stops
@@ -27,6 +28,8 @@ from headgate.engine.front.client import EngineClient
 from headgate.engine.front.generation import Generation
 from headgate.engine.plan import SamplingParams, Share
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 INLINE_BYTES = 32 * 1024
 """Requests up to this size are tokenised on the event loop: that is faster than a thread."""
 
@@ -135,10 +138,7 @@ class EmbeddedBackend:
 
     async def _chat(self, call: Call, request: ChatRequest) -> Answer:
         longest = self.engine.limits.longest
-        if len(call.raw) > INLINE_BYTES:
-            prompt = await asyncio.to_thread(self._prompts.chat, request, longest)
-        else:
-            prompt = self._prompts.chat(request, longest)
+        prompt = await _aside(call, self._prompts.chat, request, longest)
         tools = None
         forced = forced_tools(request)
         if request.tools and request.tool_choice != "none":
@@ -158,10 +158,7 @@ class EmbeddedBackend:
             thinking=prompt.thinking,
             show_reasoning=request.include_reasoning is not False,
         )
-        if len(call.raw) > INLINE_BYTES:
-            held = await asyncio.to_thread(held_to, request, prompt, self._prompts.dialect)
-        else:
-            held = held_to(request, prompt, self._prompts.dialect)
+        held = await _aside(call, held_to, request, prompt, self._prompts.dialect)
         return await self._answer(call, request, [prompt], form, held)
 
     async def _completion(self, call: Call, request: CompletionRequest) -> Answer:
@@ -173,10 +170,7 @@ class EmbeddedBackend:
             raise BadCall("echo together with logprobs is not supported.", param="echo")
         choices(request, len(prompts_of(request.prompt)))  # before any is tokenised
         longest = self.engine.limits.longest
-        if len(call.raw) > INLINE_BYTES:
-            prompts = await asyncio.to_thread(self._prompts.completion, request, longest)
-        else:
-            prompts = self._prompts.completion(request, longest)
+        prompts = await _aside(call, self._prompts.completion, request, longest)
         echo: list[str] = []
         if request.echo:
             echo = [self._prompts.text(prompt.ids) for prompt in prompts for _ in range(request.n or 1)]
@@ -188,10 +182,7 @@ class EmbeddedBackend:
             echo=echo,
             ends=ends(request, self.engine.eos_ids),
         )
-        if len(call.raw) > INLINE_BYTES:
-            held = await asyncio.to_thread(completion_held_to, request)
-        else:
-            held = completion_held_to(request)
+        held = await _aside(call, completion_held_to, request)
         return await self._answer(call, request, prompts, form, held)
 
     async def _answer(
@@ -231,6 +222,13 @@ class EmbeddedBackend:
 
         stream = answer_events(generation, writers, form, progress)
         return Answer(stream=stream, progress=progress, close=close)
+
+
+async def _aside(call: Call, function: Callable[_P, _T], *arguments: _P.args, **named: _P.kwargs) -> _T:
+    """What the function gives, from a thread where the call's body is large."""
+    if len(call.raw) > INLINE_BYTES:
+        return await asyncio.to_thread(function, *arguments, **named)
+    return function(*arguments, **named)
 
 
 def _share(call: Call) -> Share:
