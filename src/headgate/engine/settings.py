@@ -41,7 +41,7 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     block_size: Annotated[int, Meta(ge=1, le=256)] = 8
     """Tokens per KV block."""
     max_batch_tokens: Annotated[int, Meta(ge=1)] = 256
-    """Tokens computed per step, prompts and decodes together: the longest pause a running stream sees."""
+    """Tokens computed per step at most, prompts and decodes together; beside running streams `step_ms` allows fewer."""
     max_sequences: Annotated[int, Meta(ge=1)] = 64
     """Sequences computed side by side."""
     max_waiting: Annotated[int, Meta(ge=0)] = 512
