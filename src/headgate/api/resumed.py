@@ -206,11 +206,12 @@ async def _next(exchange: Exchange, call: Call, key: str, after: int) -> Page:
     """
     streams = exchange.services.streams
     clock, lease_s = streams.clock, streams.settings.lease_s
+    wait_s = min(WAIT_S, streams.settings.grace_s / 2)  # each look says that it is followed, for `grace_s` from then
     away_since = lost_since = None
     while True:
         try:
             async with call.deadline.within(clock):
-                page = await streams.store.read(key, after, WAIT_S)
+                page = await streams.store.read(key, after, wait_s)
                 if not page.lost:
                     return page
                 lost_since = lost_since or clock.monotonic()
