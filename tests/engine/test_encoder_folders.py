@@ -76,6 +76,7 @@ Spoil = Callable[[Path], object]
         (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 64), ["model.safetensors", "header"]),
         (lambda f: (f / "config.json").unlink(), ["config.json", "No such file"]),
         (lambda f: (f / "config.json").write_text("[" * 100_000), ["config.json"]),
+        (lambda f: (f / "config.json").write_bytes(b'{"architectures": ["\xff"]}'), ["config.json", "no JSON"]),
         (lambda f: (f / "modules.json").write_text("{}"), ["modules.json"]),
         (lambda f: _module(f, "../..", "Pooling"), ["modules.json", "outside"]),
         (lambda f: _module(f, "2_Dense", "Dense"), ["modules.json", "Dense", "not supported"]),
@@ -132,4 +133,6 @@ def test_encoders_are_told_from_decoders(tmp_path: Path) -> None:
     tiny.write(tmp_path / "decoder")
     assert is_encoder(tmp_path / "encoder")
     assert not is_encoder(tmp_path / "decoder")
+    assert not is_encoder(tmp_path)
+    (tmp_path / "config.json").write_bytes(b'{"architectures": ["\xff"]}')
     assert not is_encoder(tmp_path)

@@ -74,7 +74,7 @@ class PromptMaker:
         if defaults.is_file():
             try:
                 self.defaults = msgspec.json.decode(defaults.read_bytes(), type=GenerationDefaults)
-            except (msgspec.DecodeError, RecursionError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise ValueError(f"{defaults}: {error}") from error
         special = "|".join(re.escape(text) for text in self.vocabulary.special.values())
         self._special = re.compile(f"{special}|[{_FENCE_OPEN}{_FENCE_CLOSE}]") if special else None

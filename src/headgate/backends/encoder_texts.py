@@ -130,7 +130,7 @@ def _prefix(folder: Path) -> str:
         return ""
     try:
         config = msgspec.json.decode(path.read_bytes(), type=_Prompts)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
     if config.default_prompt_name is None:
         return ""

@@ -60,7 +60,7 @@ def _weights_bytes(file: Path) -> int:
             if length > _MAX_HEADER_BYTES:
                 raise ModelFolderError(f"{file}: its header claims {length} bytes")
             header = msgspec.json.decode(opened.read(length), type=dict[str, _Tensor])
-    except (OSError, msgspec.DecodeError, RecursionError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelFolderError(f"{file}: its header cannot be read: {error}") from error
     items = sum(math.prod(tensor.shape) for tensor in header.values() if tensor.shape is not None)
     return min(items, _MOST_ITEMS) * _FLOAT_BYTES

@@ -5,14 +5,12 @@ does with it.
 """
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import msgspec
 from msgspec import Struct
 
 from headgate.engine.errors import ModelFolderError
-
-_T = TypeVar("_T")
+from headgate.engine.models.json_file import read_json
 
 EMBEDS = ("BertModel", "RobertaModel", "XLMRobertaModel")
 RANKS = ("BertForSequenceClassification", "RobertaForSequenceClassification", "XLMRobertaForSequenceClassification")
@@ -120,15 +118,15 @@ class _TokenizerLength(Struct):
 def is_encoder(folder: Path) -> bool:
     """Whether `config.json` names an architecture of this family. What cannot be read is no encoder, whatever it is."""
     try:
-        found = msgspec.json.decode((folder / "config.json").read_bytes(), type=_Architectures).architectures or [""]
-    except (OSError, msgspec.DecodeError, RecursionError):
+        found = read_json(folder / "config.json", _Architectures).architectures
+    except ModelFolderError:
         return False
-    return bool(found) and (found[0] in ARCHITECTURES or found[0] in _MASKED)
+    return bool(found and (found[0] in ARCHITECTURES or found[0] in _MASKED))
 
 
 def read_encoder_spec(folder: Path) -> EncoderSpec:
     """Raises `ModelFolderError` where the folder is no encoder, or one that this engine cannot run."""
-    config = _decode(folder / "config.json", _Config)
+    config = read_json(folder / "config.json", _Config)
     unsupported = _unsupported(config)
     if unsupported is not None:
         raise ModelFolderError(f"{folder / 'config.json'}: {unsupported}")
@@ -157,15 +155,6 @@ def read_encoder_spec(folder: Path) -> EncoderSpec:
         normalize=normalize,
         activation=_activation(folder, config),
     )
-
-
-def _decode(path: Path, kind: type[_T]) -> _T:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except OSError as error:
-        raise ModelFolderError(f"{path}: {error.strerror}") from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ModelFolderError(f"{path}: {error}") from error
 
 
 def _unsupported(config: _Config) -> str | None:
@@ -212,7 +201,7 @@ def _modules(folder: Path) -> tuple[Pooling, bool]:
         return _MEAN, False
     pooling = _MEAN
     normalize = False
-    for place, module in enumerate(_decode(path, list[_Module])):
+    for place, module in enumerate(read_json(path, list[_Module])):
         kind = module.type.rpartition(".")[2]
         if kind == "Transformer" and place == 0 and module.path in {"", "."}:
             continue
@@ -232,7 +221,7 @@ def _modules(folder: Path) -> tuple[Pooling, bool]:
 
 
 def _pooling(path: Path) -> Pooling:
-    config = _decode(path, _Pooling)
+    config = read_json(path, _Pooling)
     chosen = [config.pooling_mode] if config.pooling_mode is not None else []
     if not chosen:
         prefix = "pooling_mode_"
@@ -254,12 +243,12 @@ def _max_length(folder: Path, positions: int) -> int:
     lengths: list[float] = [positions]
     for name in ("sentence_bert_config.json", "sentence_roberta_config.json", "sentence_xlm-roberta_config.json"):
         if (folder / name).exists():
-            length = _decode(folder / name, _Length).max_seq_length
+            length = read_json(folder / name, _Length).max_seq_length
             if length is not None and length < 4:
                 raise ModelFolderError(f"{folder / name}: max_seq_length must be at least 4, not {length}")
             lengths += [] if length is None else [length]
     if (folder / "tokenizer_config.json").exists():
-        limit = _decode(folder / "tokenizer_config.json", _TokenizerLength).model_max_length
+        limit = read_json(folder / "tokenizer_config.json", _TokenizerLength).model_max_length
         lengths += [] if limit is None or limit < 4 else [limit]
     return int(min(lengths))
 

@@ -1,15 +1,13 @@
 """What a Hugging Face `config.json` says about a decoder of the Llama kind, checked and in our words."""
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-import msgspec
 from msgspec import Meta, Struct
 
 from headgate.engine.errors import ModelFolderError
+from headgate.engine.models.json_file import read_json
 from headgate.engine.models.rope import Rope, read_rope
-
-_T = TypeVar("_T")
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 FLOAT_BYTES = 4
@@ -96,7 +94,7 @@ class _Generation(Struct):
 def read_spec(folder: Path) -> ModelSpec:
     """Raises `ModelFolderError` where the folder is no model, or one that this engine cannot run."""
     path = folder / "config.json"
-    config = _decode(path, _Config)
+    config = read_json(path, _Config)
     try:
         _check(config)
         rope = read_rope(
@@ -146,23 +144,12 @@ def _head_size(config: _Config) -> int:
 def _eos_ids(folder: Path, config: _Config) -> tuple[int, ...]:
     eos = config.eos_token_id
     if (folder / "generation_config.json").exists():
-        generation = _decode(folder / "generation_config.json", _Generation)
+        generation = read_json(folder / "generation_config.json", _Generation)
         eos = generation.eos_token_id if generation.eos_token_id is not None else eos
     ids = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
     if any(not 0 <= token < config.vocab_size for token in ids):
         raise ModelFolderError(f"{folder}: eos_token_id {eos} is outside of the vocabulary of {config.vocab_size}")
     return ids
-
-
-def _decode(path: Path, kind: type[_T]) -> _T:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except OSError as error:
-        raise ModelFolderError(f"{path}: {error.strerror}") from error
-    except msgspec.ValidationError as error:
-        raise ModelFolderError(f"{path}: {error}; correct it, or fetch the model's own file again") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ModelFolderError(f"{path}: no JSON: {error}; fetch the file again") from error
 
 
 def _check(config: _Config) -> None:

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 
 from headgate.engine.errors import ModelFolderError
+from headgate.engine.models.json_file import read_json
 from headgate.engine.models.matrix import Floats
 from headgate.engine.models.safetensors import TensorFile
 
@@ -65,12 +65,7 @@ def _paths(folder: Path) -> list[Path]:
     index = folder / INDEX
     if not index.exists():
         return [folder / SINGLE]
-    try:
-        names = set(msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values())
-    except OSError as error:
-        raise ModelFolderError(f"{index}: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ModelFolderError(f"{index}: {error}; fetch the file again") from error
+    names = set(read_json(index, _Index).weight_map.values())
     if any(Path(name).name != name for name in names):
         raise ModelFolderError(f"{index}: names a file outside the folder")
     return [folder / name for name in sorted(names)]

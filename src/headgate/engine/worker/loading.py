@@ -11,6 +11,7 @@ from headgate.engine import wire
 from headgate.engine.errors import ModelFolderError
 from headgate.engine.grammars.grammar import Grammars
 from headgate.engine.limits import Limits
+from headgate.engine.models.json_file import read_json
 from headgate.engine.models.spec import ModelSpec, read_spec
 from headgate.engine.models.weights import footprint, read_weights
 from headgate.engine.phases import Phases, Tell
@@ -112,13 +113,7 @@ class _Tokenizer(msgspec.Struct):
 
 
 def _vocabulary(folder: Path) -> bytes:
-    path = folder / "tokenizer.json"
-    try:
-        return bytes(msgspec.json.decode(path.read_bytes(), type=_Tokenizer).model.vocab)
-    except OSError as error:
-        raise ModelFolderError(f"{path}: {error.strerror}") from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ModelFolderError(f"{path}: {error}") from error
+    return bytes(read_json(folder / "tokenizer.json", _Tokenizer).model.vocab)
 
 
 def fit(spec: ModelSpec, settings: EngineSettings, drafter: ModelSpec | None = None) -> Limits:
