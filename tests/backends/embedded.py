@@ -19,6 +19,7 @@ from headgate.core.ports import Answer
 from headgate.core.request import ChatRequest, CompletionRequest
 from headgate.core.target import Target
 from headgate.core.usage import Usage
+from headgate.engine.front.client import EngineClient
 
 CLOCK = SystemClock()
 HELLO = [{"role": "user", "content": "the weather in Bern"}]
@@ -84,7 +85,8 @@ def reason(out: list[Event], index: int = 0) -> str:
 
 def run(folder: Path, work: Callable[[Asker], Coroutine[Any, Any, None]]) -> None:
     async def main() -> None:
-        backend = await EmbeddedBackend.load("embedded", folder, clock=CLOCK, ids=Ids(CLOCK, random.Random(2)))
+        engine = await EngineClient.start(folder, clock=CLOCK)
+        backend = EmbeddedBackend("embedded", engine, clock=CLOCK, ids=Ids(CLOCK, random.Random(2)))
         try:
             await work(Asker(backend))
         finally:

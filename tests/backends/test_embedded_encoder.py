@@ -24,6 +24,7 @@ from headgate.core.ids import Ids
 from headgate.core.ports import Answer
 from headgate.core.request import ChatRequest, EmbeddingRequest, RerankRequest
 from headgate.core.target import Target
+from headgate.engine.encoding.client import EncoderClient
 from tests.engine import encoders
 
 CLOCK = SystemClock()
@@ -85,7 +86,8 @@ class House:
 
 def housed(folder: Path) -> Iterator[House]:
     with asyncio.Runner() as loop:
-        backend = loop.run(EncoderBackend.load("embedded", folder, clock=CLOCK, ids=Ids(CLOCK, random.Random(1))))
+        engine = loop.run(EncoderClient.start(folder, clock=CLOCK))
+        backend = EncoderBackend("embedded", engine, clock=CLOCK, ids=Ids(CLOCK, random.Random(1)))
         yield House(loop, backend)
         loop.run(backend.aclose())
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from headgate.engine.grammars.masks import MaskWork
 from headgate.engine.limits import Limits
 from headgate.engine.models.spec import read_spec
 from headgate.engine.models.weights import read_weights
@@ -38,6 +39,7 @@ class Engine:
     ) -> None:
         self.scheduler = Scheduler(size, proposer, pace)
         self.runner = runner
+        self.masks = MaskWork()
         self.texts: dict[int, list[int]] = {}
         self.finished: dict[int, str] = {}
         self.cached: dict[int, int] = {}
@@ -68,7 +70,7 @@ class Engine:
     def compute(self, plan: StepPlan) -> list[Output]:
         before = self.now
         logits = self.runner.forward(plan)
-        result = self.runner.sample(logits, plan.samples, self.scheduler.masks(plan))
+        result = self.runner.sample(logits, plan.samples, self.masks.start(self.scheduler.held(plan)).result())
         self.now += self.step_s
         outputs = self.scheduler.apply(plan, result, self.now - before)
         for output in outputs:

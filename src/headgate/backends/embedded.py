@@ -7,7 +7,6 @@ worker thread, so that the event loop never waits for them.
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from headgate.backends.embedded_grammar import Held, blame, completion_held_to, held_to
@@ -62,16 +61,6 @@ class EmbeddedBackend:
         self._ids = ids
         self._prompts = PromptMaker(engine.folder, clock, tool_parser=tool_parser)
         self._steps_seen = 0
-
-    @classmethod
-    async def load(cls, name: str, folder: Path, *, clock: Clock, ids: Ids) -> "EmbeddedBackend":
-        """Starts an engine with default settings and waits until it has generated a token."""
-        engine = await EngineClient.start(folder, clock=clock)
-        try:
-            return cls(name, engine, clock=clock, ids=ids)
-        except BaseException:
-            await engine.aclose()
-            raise
 
     async def open(self, call: Call, target: Target) -> Answer:
         """Raises `BadCall` for what the model cannot do, `Overloaded` where the engine has no room now."""

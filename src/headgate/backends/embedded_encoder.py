@@ -7,7 +7,6 @@ import asyncio
 from array import array
 from base64 import b64encode
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -70,16 +69,6 @@ class EncoderBackend:
         if not lazy:
             self._texts.load()
         self._steps_seen = 0
-
-    @classmethod
-    async def load(cls, name: str, folder: Path, *, clock: Clock, ids: Ids) -> "EncoderBackend":
-        """Starts an encoder with default settings and waits until it has encoded a text."""
-        engine = await EncoderClient.start(folder, clock=clock)
-        try:
-            return cls(name, engine, clock=clock, ids=ids)
-        except BaseException:
-            await engine.aclose()
-            raise
 
     async def open(self, call: Call, target: Target) -> Answer:
         """Raises `BadCall` for what the model cannot do, `Overloaded` where the engine has no room now."""

@@ -48,7 +48,7 @@ class MaskWork:
     def start(self, wanted: Sequence[Wanted]) -> Handle:
         """Begins; what is free costs nothing."""
         parts: list[Future[list[Rows]]] = []
-        if self._large:
+        if self._large and any(wanted):
             count = min(self._count, len(wanted))
             parts = [self._threads.submit(_computed, wanted[first::count]) for first in range(count)]
         return Handle(self, wanted, parts)

@@ -16,7 +16,7 @@ from operator import attrgetter
 
 from headgate.core.errors import Overloaded
 from headgate.engine.limits import Limits
-from headgate.engine.plan import Constraint, Draft, Masks, Proposer, SampleSpec, Score, Slice, StepPlan, StepResult
+from headgate.engine.plan import Constraint, Draft, Proposer, SampleSpec, Score, Slice, StepPlan, StepResult
 from headgate.engine.scheduling.blocks import BlockPool
 from headgate.engine.scheduling.budget import StepTimes
 from headgate.engine.scheduling.drafting import Drafting, Pace
@@ -145,8 +145,8 @@ class Scheduler:
             self._drafting.follow(plan)
         return plan
 
-    def held(self, plan: StepPlan) -> list[tuple[Constraint, tuple[int, ...]] | None] | None:
-        """What each sample of the plan is held to, with the tokens of its draft; None where all are free."""
+    def held(self, plan: StepPlan) -> list[tuple[Constraint, tuple[int, ...]] | None]:
+        """What each sample of the plan is held to, with the tokens of its draft; None where it is free."""
         held: list[tuple[Constraint, tuple[int, ...]] | None] = []
         samples = iter(plan.samples)
         for part in plan.slices:
@@ -156,12 +156,7 @@ class Scheduler:
                 constraint = None if sequence is None else sequence.constraint
                 tokens = () if draft is None else draft.tokens
                 held.append(None if constraint is None else (constraint, tokens))
-        return held if any(held) else None
-
-    def masks(self, plan: StepPlan) -> Masks:
-        """What each sample of the plan may draw."""
-        held = self.held(plan) or (None,) * len(plan.samples)
-        return tuple(None if one is None else one[0].masks(one[1]) for one in held)
+        return held
 
     def apply(self, plan: StepPlan, result: StepResult, seconds: float) -> list[Output]:
         """Takes in what the runner computed in `seconds`; the new tokens, in the plan's order."""

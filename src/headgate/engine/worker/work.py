@@ -10,7 +10,7 @@ from headgate.engine import wire
 from headgate.engine.grammars.grammar import Grammars, Ticket
 from headgate.engine.grammars.masks import MaskWork
 from headgate.engine.metrics import EngineStats
-from headgate.engine.plan import Constraint, Masks, Runner, StepPlan
+from headgate.engine.plan import Constraint, Runner
 from headgate.engine.scheduling.outcome import Output
 from headgate.engine.scheduling.scheduler import Scheduler
 from headgate.engine.scheduling.sequence import Sequence
@@ -101,12 +101,12 @@ class Worker:
         plan = self.scheduler.plan(start)
         if plan is None:
             return []
-        masks = self._masks_of(plan)
+        masks = self._masks.start(self.scheduler.held(plan))  # the rest of it beside the forward pass
         self._observer.planned(plan)
         planned = clock.monotonic()
         logits = self._runner.forward(plan)
         computed = clock.monotonic()
-        allowed = masks()
+        allowed = masks.result()
         masked = clock.monotonic()
         result = self._runner.sample(logits, plan.samples, allowed)
         now = clock.monotonic()
@@ -186,14 +186,6 @@ class Worker:
 
     def _refuse(self, message: wire.Submit, error: HeadgateError) -> None:
         self.answers.append(wire.Refusal(message.request, error.message, isinstance(error, BadCall)))
-
-    def _masks_of(self, plan: StepPlan) -> Callable[[], Masks]:
-        """Begins with them; the rest of it is done while the plan is computed."""
-        wanted = self.scheduler.held(plan)
-        if wanted is None:
-            free: Masks = (None,) * len(plan.samples)
-            return lambda: free
-        return self._masks.start(wanted).result
 
     def _delta(self, output: Output, now: float) -> wire.Delta:
         request, choice = self._owners[output.key]
