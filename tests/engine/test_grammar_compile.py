@@ -25,7 +25,9 @@ SLOW = "start: %json " + json.dumps(
     {"allOf": [{"type": "string", "pattern": f".*{letter}.*"} for letter in "abcdefghijklmnopqrstu"]}
 )
 LONGEST_S = 30.0
-LINUX = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are found in /proc")
+LINUX = pytest.mark.skipif(
+    not Path("/proc/self/task").is_dir(), reason="a process's children are listed in /proc only, which macOS has not"
+)
 
 
 def grammars() -> Grammars:

